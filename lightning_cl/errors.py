@@ -1,0 +1,25 @@
+"""The one kind of error that a person who gave wrong input sees."""
+
+
+class InputError(ValueError):
+    """Bad input, said in one line: what was given, what was expected, and what to do.
+
+    The command line turns it into that line and exit code 2; in Python it is an ordinary ``ValueError``.
+
+    Args:
+        given: What was found, with the offending value in ``repr`` form.
+        expected: What would have been right.
+        hint: What to do about it.
+
+    Example:
+        >>> str(InputError("memory_size=0", "an integer >= 1", "set memory_size=200"))
+        'memory_size=0; expected an integer >= 1. HINT: set memory_size=200'
+    """
+
+    def __init__(self, given: str, expected: str, hint: str) -> None:
+        self.given, self.expected, self.hint = given, expected, hint
+        super().__init__(f"{given}; expected {expected}. HINT: {hint}")
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
+        """Keep the three parts when the error crosses a process border (joblib jobs)."""
+        return type(self), (self.given, self.expected, self.hint)
