@@ -1,0 +1,125 @@
+"""Every touch of Lightning that its public interface does not offer, in one room; each has a test."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+def strategy_name(trainer: Any) -> str:
+    """Class name of the trainer's strategy."""
+    return type(trainer.strategy).__name__
+
+
+def ended_normally(trainer: Any) -> bool:
+    """True when training reached its own end: epochs, steps, or an ``EarlyStopping`` that triggered.
+
+    ``on_train_end`` fires on any stop request too (a signal, a time limit, ``trainer.should_stop = True``), mid-task.
+    """
+    if getattr(trainer, "received_sigterm", False) or trainer.interrupted:
+        return False
+    if not trainer.should_stop:
+        return True
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    if steps not in (None, -1) and trainer.global_step >= steps:
+        return True
+    if epochs not in (None, -1) and trainer.fit_loop.epoch_progress.current.processed >= epochs:
+        return True
+    return any(getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks)
+
+
+def training_was_finished(trainer: Any, checkpoint: dict[str, Any]) -> bool:
+    """True when ``checkpoint`` holds a training that has nothing left to do, so that ``fit`` will skip it silently."""
+    steps = trainer.max_steps
+    if steps not in (None, -1) and checkpoint.get("global_step", 0) >= steps:
+        return True
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    epochs = trainer.max_epochs
+    return epochs not in (None, -1) and progress.get("processed", 0) >= epochs
+
+
+def hook_owner(trainer: Any, module: Any, hook: str) -> Any:
+    """The object, DataModule or module, on which Lightning will call a data hook."""
+    return trainer._data_connector._datahook_selector.get_instance(hook) if trainer is not None else module
+
+
+def move_batch(trainer: Any, module: Any, batch: Any) -> Any:
+    """Send one batch through the user's transfer hooks, but not through replay's patch of them."""
+    attached = trainer is not None and getattr(module, "_trainer", None) is not None
+    device = module.device if hasattr(module, "device") else next(module.parameters()).device
+    if not attached:
+        from lightning.fabric.utilities import move_data_to_device
+
+        return move_data_to_device(batch, device)
+
+    def call(hook: str, *args: Any) -> Any:
+        return inspect.unwrap(getattr(hook_owner(trainer, module, hook), hook))(*args)
+
+    batch = call("on_before_batch_transfer", batch, 0)
+    moved = call("transfer_batch_to_device", batch, device, 0)
+    # an object whose .to() works in place returns None
+    return call("on_after_batch_transfer", batch if moved is None else moved, 0)
+
+
+@contextlib.contextmanager
+def muted_logging(module: Any) -> Iterator[None]:
+    """Make ``self.log`` and ``self.log_dict`` of a LightningModule do nothing inside the block."""
+    names = [name for name in ("log", "log_dict") if hasattr(module, name)]
+    before = {name: module.__dict__.get(name) for name in names}
+    for name in names:
+        module.__dict__[name] = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                module.__dict__.pop(name, None)
+            else:
+                module.__dict__[name] = value
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; every submodule's own training flag is restored after it."""
+    flags = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, flag in flags:
+            m.training = flag
+
+
+def rng_state() -> dict[str, Any]:
+    """State of torch's, CUDA's, numpy's and Python's global generators, as tensors and numbers only."""
+    import random
+
+    import numpy as np
+
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(cached)],
+        "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`rng_state` returned."""
+    import random
+
+    import numpy as np
+
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype("uint32"), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss))

@@ -1,0 +1,180 @@
+"""What every method's callback shares: counting tasks, and consolidating each of them exactly once."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader, SequentialSampler
+
+from lightning_cl import _compat
+from lightning_cl.errors import InputError
+from lightning_cl.files import load_state, save_state
+
+log = logging.getLogger(__name__)
+
+
+class MethodCallback(Callback):
+    """Base of the callbacks that act over a sequence of tasks; each normally ended ``fit`` is one task.
+
+    Consolidation is a phase that runs once per task: ``learning -> trained -> consolidated``. It starts at a normal end of
+    training, never after a stop request, and is entered again from ``on_fit_start`` when ``fit(ckpt_path=...)`` resumes
+    a training that had finished without it.
+
+    Subclasses implement ``_consolidate(trainer, module, loader)``, ``_state()`` and ``_load(state)``.
+
+    Args:
+        name: Distinguishes several callbacks of one class on a Trainer.
+        consolidate: ``"auto"`` at the end of each ``fit``; ``"manual"`` when you call :meth:`consolidate`.
+        select: Weights to consolidate with: ``"last"``, or ``"best"`` of the Trainer's ``ModelCheckpoint`` (loaded for the
+            consolidation only).
+        state_path: File that is written atomically at each consolidation and read at the start, so that the next task can
+            be another process.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        consolidate: Literal["auto", "manual"] = "auto",
+        select: Literal["last", "best"] = "last",
+        state_path: str | Path | None = None,
+    ) -> None:
+        if consolidate not in ("auto", "manual"):
+            raise InputError(f"consolidate={consolidate!r}", "'auto' or 'manual'", "leave it out for 'auto'")
+        if select not in ("last", "best"):
+            raise InputError(f"select={select!r}", "'last' or 'best'", "leave it out for 'last'")
+        self.name = name
+        self.consolidate_when = consolidate
+        self.select = select
+        self.state_path = Path(state_path) if state_path is not None else None
+        self.n_tasks = 0
+        self.phase = "learning"
+        self._resumed_a_finished_fit = False
+
+    @property
+    def state_key(self) -> str:
+        """Class and name; no tunable is in it, so that a changed lambda does not drop the state silently."""
+        return f"{type(self).__name__}.{self.name}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of state kept between tasks."""
+        return 0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what cannot work, and read ``state_path``."""
+        if stage != "fit":
+            return
+        strategy = _compat.strategy_name(trainer)
+        if strategy in _compat.SHARDED:
+            raise InputError(
+                f"strategy {strategy!r} with {type(self).__name__}",
+                "a strategy that keeps whole parameters",
+                "use strategy='auto' or 'ddp'",
+            )
+        if self.state_path is not None and self.state_path.is_file() and self.n_tasks == 0:
+            self.load_state_dict(load_state(self.state_path))
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Note whether the checkpoint's training has anything left to do."""
+        self._resumed_a_finished_fit = _compat.training_was_finished(trainer, checkpoint)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Consolidate now if a finished training is being resumed that had not been consolidated."""
+        if not self._resumed_a_finished_fit:
+            self.phase = "learning"
+        elif self.phase != "consolidated" and self.consolidate_when == "auto":
+            trainer.fit_loop.setup_data()
+            self.consolidate(trainer, pl_module)
+        self._resumed_a_finished_fit = False
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Consolidate, if training came to its own end."""
+        if not _compat.ended_normally(trainer):
+            log.info("%s: training was stopped; the task is not consolidated", self.state_key)
+            return
+        self.phase = "trained"
+        if self.consolidate_when == "auto":
+            self.consolidate(trainer, pl_module)
+
+    def consolidate(self, trainer: Any, pl_module: Any, dataloader: Any = None) -> None:
+        """Take from the task just learned what this method needs later. Does nothing the second time.
+
+        Args:
+            trainer: The Trainer of the fit, or None for a model that was not trained here (then give ``dataloader``).
+            pl_module: The module, with the weights that will be used.
+            dataloader: The task's data; by default ``importance_dataloader()`` of the DataModule or module if there is one,
+                else the training data in order, without drop_last.
+        """
+        if self.phase == "consolidated" and trainer is not None:
+            return
+        loader = dataloader if dataloader is not None else plain_loader(trainer, pl_module)
+        last = self._load_best(trainer, pl_module)
+        try:
+            self._consolidate(trainer, pl_module, loader)
+        finally:
+            if last is not None:
+                pl_module.load_state_dict(last)
+        self.n_tasks += 1
+        self.phase = "consolidated"
+        if self.state_path is not None and (trainer is None or trainer.is_global_zero):
+            save_state(self.state_path, self.state_dict())
+
+    def _load_best(self, trainer: Any, module: Any) -> dict[str, Any] | None:
+        """Load the best checkpoint's weights; returns the last ones to be put back."""
+        if self.select == "last" or trainer is None:
+            return None
+        path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if not path:
+            raise InputError("select='best' without a best checkpoint", "a ModelCheckpoint(monitor=...)", "add one")
+        last = {key: value.detach().clone() for key, value in module.state_dict().items()}
+        module.load_state_dict(load_state(path)["state_dict"])
+        return last
+
+    def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        raise NotImplementedError
+
+    def _state(self) -> dict[str, Any]:
+        return {}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives only."""
+        return {"version": 1, "n_tasks": self.n_tasks, "phase": self.phase, **self._state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Read what :meth:`state_dict` returned."""
+        if state_dict.get("version") != 1:
+            raise InputError(
+                f"state version {state_dict.get('version')!r} of {self.state_key}", "version 1", "update lightning_cl"
+            )
+        self.n_tasks, self.phase = state_dict["n_tasks"], state_dict["phase"]
+        self._load(state_dict)
+
+
+def plain_loader(trainer: Any, module: Any) -> Any:
+    """The task's own training data: unmixed, unshuffled, nothing dropped; ``importance_dataloader()`` overrides it."""
+    for owner in (trainer.datamodule, module):
+        if callable(getattr(owner, "importance_dataloader", None)):
+            return owner.importance_dataloader()
+    loader = trainer.train_dataloader
+    if hasattr(loader, "plain"):
+        return loader.plain()
+    if not isinstance(loader, DataLoader):
+        if isinstance(loader, dict | list | tuple):
+            raise InputError(
+                f"train_dataloader of type {type(loader).__name__!r}",
+                "one DataLoader",
+                "define importance_dataloader() on the module or DataModule",
+            )
+        return loader
+    common: dict[str, Any] = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
+    if not hasattr(loader.dataset, "__getitem__") or not hasattr(loader.dataset, "__len__"):
+        return loader
+    if loader.batch_size is None and loader.batch_sampler is None:
+        return DataLoader(loader.dataset, batch_size=None, sampler=SequentialSampler(loader.dataset), **common)  # type: ignore[arg-type]
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
+    return DataLoader(loader.dataset, batch_size=size, shuffle=False, drop_last=False, **common)
