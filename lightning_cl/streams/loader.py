@@ -1,0 +1,158 @@
+"""The loader that can be stopped at any batch and continued there."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_cl.errors import InputError
+from lightning_cl.functional.seeding import generator
+from lightning_cl.streams.data import Data
+
+
+class TaskLoader:
+    """Batches of a task in an order that is a function of (seed, task, epoch), resumable after any batch.
+
+    Not a ``DataLoader``: cheap data are indexed in this process, a batch at a time. For other data and
+    ``num_workers > 0`` a ``DataLoader`` of whole batches does the work, with the same result. Lightning's
+    ``set_epoch``, ``state_dict`` and ``load_state_dict`` protocols are met. In a distributed job a shuffled loader
+    serves each process its own share (padded by wrapping to equal length); an unshuffled one serves all to everybody.
+
+    Args:
+        data: What to serve.
+        batch_size: Samples per batch (per process).
+        shuffle: A new order every epoch; otherwise the data's own.
+        augment: Whether the data's random augmentation is applied.
+        drop_last: Leave out a last batch that is not full.
+        seed: Seed of the order.
+        task_id: Goes into the order's seed.
+        num_workers: Processes that prepare batches, for data that are not ``cheap``.
+
+    State: ``{"version": 1, "epoch": e, "batches": n}``, n batches yielded in epoch e.
+
+    Raises:
+        InputError: If ``batch_size < 1``, or ``drop_last`` would leave no batch at all.
+
+    Example:
+        >>> from lightning_cl.streams import TensorData
+        >>> loader = TaskLoader(TensorData(torch.zeros(5, 2), torch.arange(5)), batch_size=2)
+        >>> [y.tolist() for _, y in loader]
+        [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        augment: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        task_id: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size!r}", "an integer >= 1", "set batch_size=128")
+        if drop_last and 0 < len(data) < batch_size:
+            raise InputError(
+                f"drop_last with batch_size={batch_size} on {len(data)} samples",
+                "at least one full batch",
+                "set a smaller batch_size or drop_last=false",
+            )
+        self.dataset, self.batch_size, self.num_workers = data, batch_size, num_workers
+        self.shuffle, self.augment, self.drop_last = shuffle, augment, drop_last
+        self.seed, self.task_id = seed, task_id
+        self._epoch = self._batches = 0
+        self._resume = False
+
+    @property
+    def sampler(self) -> "TaskLoader":
+        """Itself, because that is where Lightning looks for ``set_epoch``."""
+        return self
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose order is served."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; if it is another than the current one, it starts at its first batch."""
+        if epoch != self._epoch:
+            self._epoch, self._batches, self._resume = epoch, 0, False
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader is."""
+        return {"version": 1, "epoch": self._epoch, "batches": self._batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration of the saved epoch start after the batches already yielded."""
+        self._epoch, self._batches, self._resume = state["epoch"], state["batches"], True
+
+    def plain(self, batch_size: int | None = None) -> "TaskLoader":
+        """The same data once through, in their own order, as they are: for importances and evaluation."""
+        return TaskLoader(self.dataset, batch_size or self.batch_size, num_workers=self.num_workers)
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch (of this process)."""
+        n = len(self.dataset)
+        if self.shuffle:
+            n = -(-n // _world()[1])
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """One epoch, or what is left of it. Nothing is computed before the first ``next``: Lightning sets the epoch
+        after it has asked for the iterator."""
+        start = self._batches if self._resume and self._batches < len(self) else 0
+        self._resume, self._batches = False, start
+        batches = self._order().split(self.batch_size)[start : len(self)]
+        for batch in self._serve(batches):
+            self._batches += 1
+            yield batch
+
+    def _order(self) -> Tensor:
+        """Sample indices of this epoch, of this process."""
+        n = len(self.dataset)
+        if not self.shuffle:
+            return torch.arange(n)
+        order = torch.randperm(n, generator=generator(self.seed, "order", self.task_id, self._epoch))
+        rank, world = _world()
+        if world > 1:
+            order = order.repeat(-(-world // n) + 1)[: -(-n // world) * world][rank::world]
+        return order
+
+    def _serve(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+        if self.dataset.cheap or self.num_workers == 0:
+            for indices in batches:
+                yield self.dataset.batch(indices, epoch=self._epoch, augment=self.augment)
+            return
+        # its own generator, because a DataLoader otherwise draws a seed from the global one
+        yield from DataLoader(
+            _Batches(self.dataset, batches, self._epoch, self.augment),  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=self.num_workers,
+            generator=generator(self.seed, "workers", self.task_id, self._epoch),
+        )
+
+
+class _Batches:
+    """The batches of one epoch as a map-style data set, so that each worker prepares whole batches."""
+
+    def __init__(self, data: Data, batches: tuple[Tensor, ...], epoch: int, augment: bool) -> None:
+        self.data, self.batches, self.epoch, self.augment = data, batches, epoch, augment
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self.data.batch(self.batches[index], epoch=self.epoch, augment=self.augment)
+
+
+def _world() -> tuple[Any, Any]:
+    """This process's rank and the number of processes."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

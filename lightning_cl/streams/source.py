@@ -1,0 +1,67 @@
+"""A classification data set before it becomes a stream."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_cl.errors import InputError
+from lightning_cl.streams.data import Data
+
+
+class SourceData(Data, Protocol):
+    """Data of which parts can be served under other labels and transforms (``TensorData``, ``ItemData``)."""
+
+    def view(self, indices: Tensor, targets: Tensor | None = None, **changes: Any) -> Data:
+        """Some of the samples, with other labels or constructor arguments."""
+        ...
+
+    def padded(self, pad: int) -> "SourceData":
+        """The same images with ``pad`` zeros on each side."""
+        ...
+
+
+class Classification:
+    """A data set with a training and a test part; every stream is built from one.
+
+    Args:
+        train: Training data, labels 0 .. C-1.
+        test: Test data, same labels.
+        class_names: Names of the C classes; by default ``"0"`` .. of the largest training label.
+
+    Raises:
+        InputError: If a label is not an integer from 0 to C-1; the message names its value and index.
+    """
+
+    def __init__(self, train: SourceData, test: SourceData, class_names: Sequence[str] | None = None) -> None:
+        if class_names is None:
+            check_labels(train.targets, None, "training")
+            class_names = [str(label) for label in range(int(train.targets.max()) + 1 if len(train) else 0)]
+        self.train, self.test, self.class_names = train, test, [str(name) for name in class_names]
+        check_labels(train.targets, len(self.class_names), "training")
+        check_labels(test.targets, len(self.class_names), "test")
+        if repeated := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
+            raise InputError(f"class name {repeated[0]!r} twice", "a name of its own for each class", "rename one")
+
+
+def check_labels(labels: Any, n_classes: int | None, part: str) -> Tensor:
+    """Labels as a long tensor (N,), if they are whole numbers from 0 to ``n_classes`` - 1.
+
+    Raises:
+        InputError: Naming the first wrong label and its index.
+    """
+    hint = "number the classes 0, 1, ... without gaps and check the data set's labels"
+    expected = "an integer >= 0" if n_classes is None else f"an integer from 0 to {n_classes - 1}"
+    given = torch.as_tensor(labels)
+    if given.dim() != 1:
+        raise InputError(f"{part} labels of shape {tuple(given.shape)}", "one integer per sample, shape (N,)", hint)
+    wrong = given < 0
+    if n_classes is not None:
+        wrong = wrong | (given >= n_classes)
+    if given.is_floating_point():
+        wrong = wrong | ~given.isfinite() | (given != given.round())
+    if wrong.any():
+        index = int(wrong.nonzero()[0])
+        raise InputError(f"{part} label {given[index].item()!r} at index {index}", expected, hint)
+    return given.long()
