@@ -74,6 +74,11 @@ class TaskLoader:
         return self
 
     @property
+    def batch_sampler(self) -> None:
+        """None: Lightning looks for one in every loader that has a sampler."""
+        return None
+
+    @property
     def epoch(self) -> int:
         """The epoch whose order is served."""
         return self._epoch
