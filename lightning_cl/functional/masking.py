@@ -9,9 +9,9 @@ def mask_logits(logits: Tensor, active: Tensor) -> Tensor:
 
     .. math:: z'_c = z_c \text{ if } c \text{ is active, else } m
 
-    with ``m`` = -1e30 (in fp16, its lowest number, -65504). It is finite, so that neither a loss nor a gradient becomes NaN (``-inf`` gives ``0 * inf`` in some losses); the softmax of an
-    inactive class is exactly 0 and no gradient goes through it. A sample whose classes are all inactive gets a
-    uniform softmax, not NaN.
+    with ``m`` = -1e30 (in fp16 its lowest number, -65504). It is finite, so that neither a loss nor a gradient becomes
+    NaN (``-inf`` gives ``0 * inf`` in some losses); the softmax of an inactive class is exactly 0 and no gradient goes
+    through it. A sample whose classes are all inactive gets a uniform softmax, not NaN.
 
     With label smoothing, ``cross_entropy`` spreads a part of the target over *all* columns: the loss then holds a
     huge constant and pulls the active logits together more than asked. It stays finite, and so does its gradient,

@@ -209,10 +209,15 @@ def _pairs(
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None, Tensor | None]]:
     """Name, old importance, old anchor, new importance, parameter; the old ones padded, zero where there is none."""
     for name in dict.fromkeys([*importance, *new_importance]):
+        if name in new_importance and name not in parameters:
+            raise ValueError(
+                f"new importance of {name!r} without a parameter; expected a parameter for each. HINT: pass the "
+                "parameters that the importance was computed for"
+            )
         theta = _wide(parameters[name].detach()) if name in parameters else None
         new = _wide(new_importance[name]) if name in new_importance else None
         if name not in importance:
-            assert theta is not None
+            assert theta is not None  # it has a new importance
             yield name, torch.zeros_like(theta), torch.zeros_like(theta), new, theta
             continue
         shape = importance[name].shape if theta is None else theta.shape

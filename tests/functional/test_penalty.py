@@ -131,6 +131,12 @@ def test_anchors_are_copies_of_at_least_fp32():
     assert (anchor["w"] == 1).all()
 
 
+def test_importance_without_a_parameter():
+    for merge in (merge_offline, merge_online):
+        with pytest.raises(ValueError, match=r"new importance of 'w' without a parameter; expected.*HINT"):
+            merge({}, {}, {"w": torch.ones(2)}, {})
+
+
 def test_gamma_out_of_range():
     with pytest.raises(ValueError, match=r"gamma=1.5; expected a number in \[0, 1\].*HINT"):
         merge_online({}, {}, {}, {}, gamma=1.5)
