@@ -1,19 +1,32 @@
 """Streams of tasks: scenarios, task data, loaders that resume, data sets."""
 
+from lightning_cl.streams.augmentations import RandomCropFlip
+from lightning_cl.streams.build import build_stream
 from lightning_cl.streams.concat_data import ConcatData
 from lightning_cl.streams.data import Data
 from lightning_cl.streams.datasets import cifar10, cifar100, digits, fashion_mnist, mnist
+from lightning_cl.streams.folders import custom, image_folder
+from lightning_cl.streams.item_data import ItemData
 from lightning_cl.streams.loader import TaskLoader
-from lightning_cl.streams.scenarios import build_stream
+from lightning_cl.streams.scenarios import (
+    class_incremental,
+    data_incremental,
+    domain_incremental,
+    online,
+    task_incremental,
+)
 from lightning_cl.streams.source import Classification
 from lightning_cl.streams.stream import Stream, merge_tasks
 from lightning_cl.streams.task import Task
 from lightning_cl.streams.tensor_data import TensorData
+from lightning_cl.streams.transforms import corruption, permutation, rotation
 
 __all__ = [
     "Classification",
     "ConcatData",
     "Data",
+    "ItemData",
+    "RandomCropFlip",
     "Stream",
     "Task",
     "TaskDataModule",
@@ -22,10 +35,20 @@ __all__ = [
     "build_stream",
     "cifar10",
     "cifar100",
+    "class_incremental",
+    "corruption",
+    "custom",
+    "data_incremental",
     "digits",
+    "domain_incremental",
     "fashion_mnist",
+    "image_folder",
     "merge_tasks",
     "mnist",
+    "online",
+    "permutation",
+    "rotation",
+    "task_incremental",
 ]
 
 

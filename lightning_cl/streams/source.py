@@ -36,13 +36,17 @@ class Classification:
 
     def __init__(self, train: SourceData, test: SourceData, class_names: Sequence[str] | None = None) -> None:
         if class_names is None:
-            check_labels(train.targets, None, "training")
-            class_names = [str(label) for label in range(int(train.targets.max()) + 1 if len(train) else 0)]
+            class_names = numbered(check_labels(train.targets, None, "training"))
         self.train, self.test, self.class_names = train, test, [str(name) for name in class_names]
         check_labels(train.targets, len(self.class_names), "training")
         check_labels(test.targets, len(self.class_names), "test")
         if repeated := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
             raise InputError(f"class name {repeated[0]!r} twice", "a name of its own for each class", "rename one")
+
+
+def numbered(labels: Tensor) -> list[str]:
+    """Class names ``"0"``, ``"1"``, ... up to the largest label."""
+    return [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
 
 
 def check_labels(labels: Any, n_classes: int | None, part: str) -> Tensor:
@@ -53,7 +57,10 @@ def check_labels(labels: Any, n_classes: int | None, part: str) -> Tensor:
     """
     hint = "number the classes 0, 1, ... without gaps and check the data set's labels"
     expected = "an integer >= 0" if n_classes is None else f"an integer from 0 to {n_classes - 1}"
-    given = torch.as_tensor(labels)
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{part} labels that are no numbers ({error})", expected, hint) from error
     if given.dim() != 1:
         raise InputError(f"{part} labels of shape {tuple(given.shape)}", "one integer per sample, shape (N,)", hint)
     wrong = given < 0

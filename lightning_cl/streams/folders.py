@@ -1,0 +1,126 @@
+"""Your own data: image folders and any map-style data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_cl.errors import InputError
+from lightning_cl.streams.item_data import ItemData
+from lightning_cl.streams.source import Classification, check_labels, numbered
+from lightning_cl.streams.splitting import hold_out
+
+
+class ResizeAndCrop:
+    """The largest centred square of an RGB image, resized; picklable for workers.
+
+    Args:
+        size: Side of the result in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, image: Any) -> Any:
+        """A PIL image in, a PIL image of ``size`` x ``size`` out."""
+        from torchvision.transforms import functional
+
+        image = image.convert("RGB")
+        return functional.resize(functional.center_crop(image, min(image.size)), [self.size, self.size])
+
+
+def image_folder(
+    path: str | Path | None, size: int = 224, test_path: str | Path | None = None, test_fraction: float = 0.2
+) -> Classification:
+    """A folder with one sub-folder of images per class (torchvision's ``ImageFolder``), read from disk as needed.
+
+    Args:
+        path: The folder; sub-folder names are class names, in alphabetical order.
+        size: Images are cropped to their centre square and resized to ``size`` x ``size``, RGB.
+        test_path: A folder of test images with the same sub-folders; if None, a part of ``path`` is the test data.
+        test_fraction: That part, stratified and fixed.
+
+    Raises:
+        InputError: If a folder is missing or holds no images, or the test folder has other classes.
+    """
+    train = _folder(path, "path")
+    labels = torch.tensor(train.targets)
+    if test_path is None:
+        if not 0 < test_fraction < 1:
+            raise InputError(
+                f"test_fraction={test_fraction!r}", "a fraction inside (0, 1)", "set test_fraction=0.2, or a test_path"
+            )
+        kept, held = hold_out(labels, test_fraction, "image_folder", "test")
+        every = ItemData(train, None, labels, ResizeAndCrop(size))
+        return Classification(every.view(kept), every.view(held), train.classes)
+    test = _folder(test_path, "test_path")
+    if test.classes != train.classes:
+        raise InputError(f"test_path classes {test.classes!r}", f"{train.classes!r}", "use the same sub-folder names")
+    return Classification(
+        ItemData(train, None, labels, ResizeAndCrop(size)),
+        ItemData(test, None, torch.tensor(test.targets), ResizeAndCrop(size), first_id=len(train)),
+        train.classes,
+    )
+
+
+def custom(
+    train: Any,
+    test: Any = None,
+    class_names: Sequence[str] | None = None,
+    test_fraction: float = 0.2,
+) -> Classification:
+    """Any map-style data sets whose items are ``(input, label)``.
+
+    Labels are taken from ``.targets`` or ``.labels``, otherwise by reading every item once.
+
+    Args:
+        train: The training data set; in a config, anything with a ``_target_``.
+        test: The test data set; if None, a fixed stratified part of ``train`` is the test data.
+        class_names: Names of the classes; by default ``.classes`` of ``train``, else the numbers.
+        test_fraction: The part of ``train`` used as test data if there is no other.
+
+    Raises:
+        InputError: If a data set is not map-style, or a label is out of range.
+    """
+    names = class_names if class_names is not None else getattr(train, "classes", None)
+    n_classes = None if names is None else len(names)
+    labels = check_labels(_labels(train, "train"), n_classes, "training")
+    if test is not None:
+        test_labels = check_labels(_labels(test, "test"), n_classes, "test")
+        test_data = ItemData(test, None, test_labels, first_id=len(train))
+        return Classification(ItemData(train, None, labels), test_data, names)
+    if not 0 < test_fraction < 1:
+        raise InputError(
+            f"test_fraction={test_fraction!r}", "a fraction inside (0, 1)", "set test_fraction=0.2, or a test data set"
+        )
+    kept, held = hold_out(labels, test_fraction, "custom", "test")
+    every = ItemData(train, None, labels)
+    return Classification(every.view(kept), every.view(held), numbered(labels) if names is None else names)
+
+
+def _folder(path: str | Path | None, argument: str) -> Any:
+    from torchvision.datasets import ImageFolder
+
+    hint = f"set stream.dataset.{argument}=FOLDER"
+    if path is None or not Path(path).is_dir():
+        given = None if path is None else str(path)
+        raise InputError(f"{argument}={given!r}, which is not a folder", "a folder with a sub-folder per class", hint)
+    try:
+        return ImageFolder(str(path))
+    except FileNotFoundError as error:
+        expected = "a folder with a sub-folder of images per class"
+        raise InputError(f"{argument}={str(path)!r} ({error})", expected, hint) from error
+
+
+def _labels(dataset: Any, part: str) -> Any:
+    """All labels of a data set, read item by item only if it does not list them."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise InputError(
+            f"{part}={type(dataset).__name__}", "a map-style data set (len and [index])", "list its items first"
+        )
+    for name in ("targets", "labels"):
+        if (listed := getattr(dataset, name, None)) is not None:
+            return listed
+    labels = [dataset[index][1] for index in range(len(dataset))]
+    return [label.item() if hasattr(label, "item") else label for label in labels]
