@@ -54,7 +54,7 @@ def test_draws_differ_and_are_uniform(population: int, n: int):
         assert len(set(chosen)) == n
         first[chosen[0]] += 1
         included.update(chosen)
-    # first draws are independent trials; inclusion counts are tied together, so they only bound the chi-square from below
+    # inclusion counts are tied together, so that what this rejects is far off
     assert chisquare([first[i] for i in range(population)]).pvalue > 1e-3
     assert chisquare([included[i] for i in range(population)]).pvalue > 1e-3
 
