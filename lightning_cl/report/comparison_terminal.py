@@ -1,0 +1,99 @@
+"""The comparison of runs, for the terminal."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from .console import a_console, a_table, cell, titled
+from .row import ComparisonRow
+from .text import DASH, decimal, flops, flops_in
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def by_stream(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[ComparisonRow]]]:
+    """Rows in the order of ``comparison_table``, with a heading for each stream."""
+    groups = groupby(rows, key=lambda row: (row.stream, row.scenario, row.example.metric, row.example.higher_is_better))
+    found = []
+    for (stream, scenario, metric, _), members in groups:
+        heading = f"{stream}, {scenario}" if scenario != "None" else stream
+        found.append((heading if metric == "accuracy" else f"{heading}, {metric}", list(members)))
+    return found
+
+
+def columns(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str]]]:
+    """Headings and cells of one stream's table, as text; the column of validation only if there is any."""
+    percent, show = rows[0].example.percent, rows[0].example.show
+
+    def spread(name: str) -> list[str]:
+        return [getattr(row, name).text(show) for row in rows]
+
+    table = [
+        ("#", [str(row.rank or "-") for row in rows]),
+        ("method", [row.label for row in rows]),
+        ("n", [str(row.n) for row in rows]),
+        (f"average {rows[0].example.metric}{percent}", spread("average_accuracy")),
+        (f"forgetting{percent}", spread("forgetting")),
+        (f"learning accuracy{percent}", spread("learning_accuracy")),
+        (f"average incremental{percent}", spread("average_incremental_accuracy")),
+    ]
+    if any(row.validation_average.n for row in rows):
+        table.append((f"validation{percent}", spread("validation_average")))
+    seconds = [row.train_seconds.text(lambda value: decimal(value, 1)) for row in rows]
+    return [*table, ("train seconds", seconds), ("compute", [_operations(row) for row in rows])]
+
+
+def _operations(row: ComparisonRow) -> str:
+    """Mean and sd in the mean's unit, which is written once."""
+    mean = row.flops.mean
+    if mean is None:
+        return DASH
+    unit = flops(mean).split()[1]
+    return f"{row.flops.text(lambda value: decimal(value / flops_in(unit)))} {unit}"
+
+
+def validation_lines(rows: Sequence[ComparisonRow]) -> list[str]:
+    """For each method with several validated configurations, which one is best on validation data."""
+    lines = []
+    for row in rows:
+        if row.best_on_validation:
+            show, unit = row.example.show, row.example.unit
+            validation, test = row.validation_average.text(show), row.average_accuracy.text(show)
+            line = f"{row.method}: best on validation is {row.settings_text} "
+            lines.append(f"{line}(validation {validation}{unit}, test {test}{unit}, n={row.n})")
+    return lines
+
+
+def unfinished_lines(rows: Sequence[ComparisonRow]) -> list[str]:
+    """One line for each run that is not counted."""
+    return [f"{row.label}: {run.status}, not counted: {run.folder}" for row in rows for run in row.unfinished]
+
+
+def print_comparison(rows: Sequence[ComparisonRow], console: "Console | None" = None) -> None:
+    """Print one ranked table per stream; a narrow terminal gets fewer columns.
+
+    Args:
+        rows: What ``comparison_table`` returned.
+        console: Where to print; standard output by default.
+    """
+    from rich.measure import Measurement
+
+    console = a_console(console)
+    for heading, members in by_stream(rows):
+        shown = columns(members)
+        # least telling first; they stay in the page
+        for spare in ("average incremental", "learning accuracy", "compute", "train seconds", None):
+            table = a_table()
+            for name, _ in shown:
+                left = name == "method"
+                table.add_column(cell(name), justify="left" if left else "right", no_wrap=not left, overflow="fold")
+            for line in zip(*(cells for _, cells in shown), strict=True):
+                table.add_row(*map(cell, line))
+            needed = Measurement.get(console, console.options.update(max_width=999), table).maximum
+            if spare is None or needed <= console.width:
+                break
+            shown = [(name, cells) for name, cells in shown if not name.startswith(spare)]
+        console.print(titled(heading, table))
+        for note in [*validation_lines(members), *unfinished_lines(members)]:
+            console.print(cell(note), soft_wrap=True)

@@ -1,0 +1,93 @@
+"""What differs between the configurations of several runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+# where a run is done and watched; its numbers do not depend on these
+_ELSEWHERE = {
+    *("accelerator", "data_dir", "devices", "download", "eval_batch_size", "experiment", "hydra", "logger"),
+    *("num_workers", "output_dir", "references", "reference_methods", "report", "resume", "root", "run_dir", "verbose"),
+    *("default_root_dir", "dirpath", "folder", "run_folder", "save_dir"),
+}
+# keys of the group `stream` that say how data are fed and not which tasks there are
+_FEEDING = {"augment", "batch_size", "drop_last", "validation_fraction", "validation"}
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists stay values; seeds and keys that change no result are left out.
+
+    Example:
+        >>> flat({"seed": 1, "model": {"lr": 0.1, "class_order_seed": 3}, "data_dir": "x"})
+        {'model.lr': 0.1}
+    """
+    found: dict[str, Any] = {}
+    for key, value in (config or {}).items() if isinstance(config, Mapping) else ():
+        name = str(key)
+        if name in _ELSEWHERE or name == "seed" or name.endswith("_seed"):
+            continue
+        if isinstance(value, Mapping) and value:
+            found.update(flat(value, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def defines_tasks(key: str) -> bool:
+    """Whether a dotted key belongs to what the stream's tasks are.
+
+    Example:
+        >>> defines_tasks("stream.n_tasks"), defines_tasks("stream.batch_size"), defines_tasks("model.lr")
+        (True, False, False)
+    """
+    group, _, rest = key.partition(".")
+    return group == "stream" and rest.rpartition(".")[2] not in _FEEDING
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Dotted keys that do not have the same value (or absence) in all of the flat ``configs``, sorted.
+
+    Of keys with the same last part and the same values, as interpolation makes them, only the shortest is given.
+
+    Example:
+        >>> differing([{"a": 1, "b": 2, "c.b": 2}, {"a": 1, "b": 3, "c.b": 3}])
+        ['b']
+    """
+    found: dict[tuple[str, ...], str] = {}
+    for key in sorted({key for config in configs for key in config}, key=lambda key: (key.count("."), key)):
+        values = [repr(config.get(key, ...)) for config in configs]
+        if len(set(values)) > 1:
+            found.setdefault((key.rpartition(".")[2], *values), key)
+    return sorted(found.values())
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """For each dotted key the fewest last parts that tell it from the others.
+
+    Example:
+        >>> short_names(["model.lr", "callbacks.ewc.lambda", "callbacks.si.lambda"])
+        {'model.lr': 'lr', 'callbacks.ewc.lambda': 'ewc.lambda', 'callbacks.si.lambda': 'si.lambda'}
+    """
+    keys = list(keys)
+    names = {}
+    for key in keys:
+        parts = key.split(".")
+        for count in range(1, len(parts) + 1):
+            name = ".".join(parts[-count:])
+            if sum(other == name or other.endswith(f".{name}") for other in keys) == 1:
+                break
+        names[key] = name
+    return names
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as it is written in a config.
+
+    Example:
+        >>> value_text(None), value_text(True), value_text(1e-3), value_text(...)
+        ('null', 'true', '0.001', 'unset')
+    """
+    if value is ...:
+        return "unset"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
