@@ -34,7 +34,8 @@ def _impulse_noise(x: Tensor, amount: float, ids: Tensor, seed: int) -> Tensor:
 
 
 def _blur(x: Tensor, amount: float, ids: Tensor, seed: int) -> Tensor:
-    sigma = amount * min(x.shape[-2:])
+    # the constant keeps the mildest severity visible on 8x8 images
+    sigma = 0.3 + amount * min(x.shape[-2:])
     radius = max(1, min(round(3 * sigma), min(x.shape[-2:]) - 1))
     weights = torch.exp(-torch.arange(-radius, radius + 1).float().square() / (2 * sigma**2))
     weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
@@ -71,7 +72,7 @@ KINDS: dict[str, tuple[Callable[[Tensor, float, Tensor, int], Tensor], tuple[flo
     "gaussian_noise": (_gaussian_noise, (0.08, 0.14, 0.22, 0.32, 0.45)),
     "shot_noise": (_shot_noise, (0.15, 0.25, 0.40, 0.60, 0.90)),
     "impulse_noise": (_impulse_noise, (0.03, 0.07, 0.12, 0.20, 0.32)),
-    "blur": (_blur, (0.02, 0.035, 0.05, 0.075, 0.11)),
+    "blur": (_blur, (0.015, 0.03, 0.05, 0.08, 0.12)),
     "contrast": (_contrast, (0.3, 0.5, 0.65, 0.8, 0.9)),
     "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),
     "pixelate": (_pixelate, (0.2, 0.4, 0.6, 0.8, 1.0)),

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from lightning_cl.errors import InputError
 from lightning_cl.streams.item_data import ItemData
-from lightning_cl.streams.source import Classification, check_labels, numbered
+from lightning_cl.streams.source import Classification, SourceData, check_labels, numbered
 from lightning_cl.streams.splitting import hold_out
+from lightning_cl.streams.tensor_data import TensorData
 
 
 class ResizeAndCrop:
@@ -72,7 +75,8 @@ def custom(
 ) -> Classification:
     """Any map-style data sets whose items are ``(input, label)``.
 
-    Labels are taken from ``.targets`` or ``.labels``, otherwise by reading every item once.
+    Labels are taken from ``.targets`` or ``.labels``, otherwise by reading every item once. A ``TensorDataset`` of
+    inputs and labels is served as tensors, anything else item by item.
 
     Args:
         train: The training data set; in a config, anything with a ``_target_``.
@@ -88,15 +92,20 @@ def custom(
     labels = check_labels(_labels(train, "train"), n_classes, "training")
     if test is not None:
         test_labels = check_labels(_labels(test, "test"), n_classes, "test")
-        test_data = ItemData(test, None, test_labels, first_id=len(train))
-        return Classification(ItemData(train, None, labels), test_data, names)
+        return Classification(_data(train, labels), _data(test, test_labels, first_id=len(train)), names)
     if not 0 < test_fraction < 1:
         raise InputError(
             f"test_fraction={test_fraction!r}", "a fraction inside (0, 1)", "set test_fraction=0.2, or a test data set"
         )
     kept, held = hold_out(labels, test_fraction, "custom", "test")
-    every = ItemData(train, None, labels)
+    every = _data(train, labels)
     return Classification(every.view(kept), every.view(held), numbered(labels) if names is None else names)
+
+
+def _data(dataset: Any, labels: Tensor, first_id: int = 0) -> SourceData:
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
+        return TensorData(dataset.tensors[0], labels, first_id=first_id)
+    return ItemData(dataset, None, labels, first_id=first_id)
 
 
 def _folder(path: str | Path | None, argument: str) -> Any:
@@ -115,10 +124,15 @@ def _folder(path: str | Path | None, argument: str) -> Any:
 
 def _labels(dataset: Any, part: str) -> Any:
     """All labels of a data set, read item by item only if it does not list them."""
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+    map_style = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, dict)
+    if not map_style:
         raise InputError(
-            f"{part}={type(dataset).__name__}", "a map-style data set (len and [index])", "list its items first"
+            f"{part}={dataset!r}",
+            "a map-style data set (with a length, indexed from 0) of (input, label)",
+            f"set +stream.dataset.{part}._target_=package.Dataset",
         )
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
+        return dataset.tensors[1]
     for name in ("targets", "labels"):
         if (listed := getattr(dataset, name, None)) is not None:
             return listed

@@ -16,8 +16,8 @@ from lightning_cl.streams.splitting import class_order, task_sizes
 
 def needed(n_tasks: int | None) -> int:
     """``n_tasks``, which nothing else says here."""
-    if n_tasks is None:
-        raise InputError("n_tasks=None", "an integer >= 1", "set stream.n_tasks=5")
+    if n_tasks is None or n_tasks < 1:
+        raise InputError(f"n_tasks={n_tasks!r}", "an integer >= 1", "set stream.n_tasks=5")
     return n_tasks
 
 
@@ -78,8 +78,8 @@ def label_map(source: Classification, group: list[int], first: int) -> Tensor:
 
 def one_per_task(transform: Iterable[TaskTransform], n_tasks: int | None) -> list[TaskTransform]:
     """The transforms as a list of ``n_tasks`` (all of them if None)."""
-    if n_tasks is not None and n_tasks < 1:
-        raise InputError(f"n_tasks={n_tasks!r}", "an integer >= 1", "set stream.n_tasks=5")
+    if n_tasks is not None:
+        needed(n_tasks)
     transforms = list(islice(transform, n_tasks))
     if not transforms or (n_tasks is not None and len(transforms) < n_tasks):
         raise InputError(

@@ -127,7 +127,7 @@ def data_incremental(
         InputError: For fewer samples than tasks, ``n_tasks < 1``, and fractions out of range.
     """
     transforms: list[TaskTransform | None] = (
-        [None] * max(0, needed(n_tasks)) if transform is None else [*one_per_task(transform, n_tasks)]
+        [None] * needed(n_tasks) if transform is None else [*one_per_task(transform, n_tasks)]
     )
     options = Serving(**serving)
     shares = [
