@@ -13,7 +13,7 @@ from lightning_cl.streams.data import Data
 class SourceData(Data, Protocol):
     """Data of which parts can be served under other labels and transforms (``TensorData``, ``ItemData``)."""
 
-    def view(self, indices: Tensor, targets: Tensor | None = None, **changes: Any) -> Data:
+    def view(self, indices: Tensor, targets: Tensor | None = None, **changes: Any) -> "SourceData":
         """Some of the samples, with other labels or constructor arguments."""
         ...
 
