@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,6 +93,24 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for m, flag in flags:
             m.training = flag
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Global generators start from ``seed`` inside the block and are put back after it."""
+    from lightning.pytorch import seed_everything
+
+    before, variables = rng_state(), {k: os.environ.get(k) for k in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    seed_everything(seed % 2**32, verbose=False)
+    try:
+        yield
+    finally:
+        set_rng_state(before)
+        for key, value in variables.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 def rng_state() -> dict[str, Any]:

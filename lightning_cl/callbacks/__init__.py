@@ -1,1 +1,1 @@
-"""callbacks"""
+"""Building blocks of methods, one per file."""

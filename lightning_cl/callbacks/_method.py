@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 class MethodCallback(Callback):
     """Base of the callbacks that act over a sequence of tasks; each normally ended ``fit`` is one task.
 
-    Consolidation is a phase that runs once per task: ``learning -> trained -> consolidated``. It starts at a normal end of
-    training, never after a stop request, and is entered again from ``on_fit_start`` when ``fit(ckpt_path=...)`` resumes
-    a training that had finished without it.
+    Consolidation is a phase that runs once per task: ``learning -> trained -> consolidated``. It starts at a normal
+    end of training, never after a stop request, and is entered again from ``on_fit_start`` when ``fit(ckpt_path=...)``
+    resumes a training that had finished without it.
 
     Subclasses implement ``_consolidate(trainer, module, loader)``, ``_state()`` and ``_load(state)``.
 
     Args:
         name: Distinguishes several callbacks of one class on a Trainer.
         consolidate: ``"auto"`` at the end of each ``fit``; ``"manual"`` when you call :meth:`consolidate`.
-        select: Weights to consolidate with: ``"last"``, or ``"best"`` of the Trainer's ``ModelCheckpoint`` (loaded for the
-            consolidation only).
-        state_path: File that is written atomically at each consolidation and read at the start, so that the next task can
-            be another process.
+        select: Weights to consolidate with: ``"last"``, or ``"best"`` of the Trainer's ``ModelCheckpoint`` (loaded for
+            the consolidation only).
+        state_path: File that is written atomically at each consolidation and read at the start, so that the next task
+            can be another process.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class MethodCallback(Callback):
         Args:
             trainer: The Trainer of the fit, or None for a model that was not trained here (then give ``dataloader``).
             pl_module: The module, with the weights that will be used.
-            dataloader: The task's data; by default ``importance_dataloader()`` of the DataModule or module if there is one,
-                else the training data in order, without drop_last.
+            dataloader: The task's data; by default ``importance_dataloader()`` of the DataModule or module if there is
+                one, else the training data in order, without drop_last.
         """
         if self.phase == "consolidated" and trainer is not None:
             return

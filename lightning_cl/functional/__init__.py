@@ -5,6 +5,18 @@ from typing import Any
 
 _WHERE = {
     "diagonal_fisher": "fisher",
+    "quadratic_penalty": "penalty",
+    "add_quadratic_gradient_": "penalty",
+    "merge_offline": "penalty",
+    "merge_online": "penalty",
+    "mask_logits": "masking",
+    "average_accuracy": "accuracy_matrix",
+    "average_incremental_accuracy": "accuracy_matrix",
+    "backward_transfer": "accuracy_matrix",
+    "forgetting": "accuracy_matrix",
+    "forward_transfer": "accuracy_matrix",
+    "learning_accuracy": "accuracy_matrix",
+    "min_accuracy": "accuracy_matrix",
     "derive_seed": "seeding",
     "generator": "seeding",
 }

@@ -1,0 +1,63 @@
+"""Evaluation inside training, where the stability gap shows."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lightning_cl import _compat
+from lightning_cl.errors import InputError
+from lightning_cl.streams.loader import TaskLoader
+
+
+class ContinualEvaluation(Callback):
+    """Measures the accuracy on every task seen, every n steps (De Lange et al. 2023, arXiv:2205.13452).
+
+    Needs a module with ``forward(x, task=None)`` that returns logits, as ours has. Its values are part of checkpoints.
+
+    Args:
+        state: The sequence; ``settings.evaluate_every_n_steps`` is n.
+        task: The task being learnt.
+    """
+
+    def __init__(self, state: Any, task: Any) -> None:
+        self.state, self.task = state, task
+        self.rows: list[dict[str, Any]] = []
+        self._last = -1
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse modules whose logits are not known."""
+        if not hasattr(pl_module, "importance_logits"):
+            raise InputError(
+                f"evaluate_every_n_steps with {type(pl_module).__name__}", "a FineTuningModule", "leave it out"
+            )
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Evaluate when n steps have passed."""
+        step = trainer.global_step
+        if step == self._last or step % self.state.settings.evaluate_every_n_steps:
+            return
+        self._last = step
+        with _compat.evaluating(pl_module), torch.no_grad():
+            accuracy = [self._accuracy(pl_module, task) for task in self.state.stream[: self.task.id + 1]]
+        self.rows.append({"task": self.task.id, "step": step, "accuracy": accuracy})
+
+    def _accuracy(self, module: Any, task: Any) -> float:
+        correct = 0
+        for batch in TaskLoader(task.test, self.state.settings.eval_batch_size):
+            x, y, *rest = (part.to(module.device) for part in batch)
+            correct += int((module(x, *rest).argmax(1) == y).sum())
+        return correct / len(task.test)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Hand the values over."""
+        before = sum(self.state.progress["steps"].get(str(t), 0) for t in range(self.task.id))
+        self.state.progress["continual"] += [{**row, "step": row["step"] + before} for row in self.rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Values of the fit so far."""
+        return {"version": 1, "rows": self.rows, "last": self._last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on."""
+        self.rows, self._last = list(state_dict["rows"]), state_dict["last"]

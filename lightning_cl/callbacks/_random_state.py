@@ -1,0 +1,31 @@
+"""Random state that survives a checkpoint; Lightning saves none."""
+
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from lightning_cl import _compat
+
+
+class RandomState(Callback):
+    """Puts the global generators' states into checkpoints, and restores them in ``on_fit_start``.
+
+    (Restored later, in ``on_train_start``, a resumed run differs from an uninterrupted one.)
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of torch's, CUDA's, numpy's and Python's generators."""
+        return {"version": 1, **_compat.rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until the fit starts."""
+        self._loaded = state_dict
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Restore."""
+        if self._loaded is not None:
+            _compat.set_rng_state(self._loaded)
+            self._loaded = None

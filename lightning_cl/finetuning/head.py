@@ -1,0 +1,50 @@
+"""A linear classifier whose rows are class names."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_cl.functional.seeding import generator
+
+
+class ClassifierHead(nn.Module):
+    """A Linear layer with one row per class name; it gains rows when classes are added.
+
+    New rows are drawn like ``nn.Linear``'s, U(-1/sqrt(d), 1/sqrt(d)), from a generator of (seed, class name), so they do not
+    depend on when a class arrives. Rows of known classes keep their values.
+
+    Args:
+        in_features: Width d of the features.
+        class_names: Classes of the first rows.
+        seed: Seed of the rows.
+    """
+
+    def __init__(self, in_features: int, class_names: Sequence[str] = (), seed: int = 0) -> None:
+        super().__init__()
+        self.in_features, self.seed = in_features, seed
+        self.class_names: list[str] = []
+        self.weight = nn.Parameter(torch.empty(0, in_features))
+        self.bias = nn.Parameter(torch.empty(0))
+        self.add_classes(class_names)
+
+    def add_classes(self, class_names: Sequence[str]) -> int:
+        """Append rows for the names that are new; returns how many there were."""
+        new = [name for name in dict.fromkeys(class_names) if name not in self.class_names]
+        if not new:
+            return 0
+        bound = 1 / math.sqrt(self.in_features)
+        rows = [
+            torch.empty(self.in_features + 1).uniform_(-bound, bound, generator=generator(self.seed, "head", name))
+            for name in new
+        ]
+        block = torch.stack(rows).to(self.weight)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), block[:, :-1]]))
+        self.bias = nn.Parameter(torch.cat([self.bias.detach(), block[:, -1]]))
+        self.class_names += new
+        return len(new)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, C) of features (N, d)."""
+        return nn.functional.linear(features, self.weight, self.bias)

@@ -1,0 +1,233 @@
+"""The LightningModule that is fine-tuned on one task after another."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lightning_cl.errors import InputError
+from lightning_cl.finetuning.backbones import backbone_from_spec
+from lightning_cl.finetuning.head import ClassifierHead
+from lightning_cl.functional.masking import mask_logits
+
+
+class FineTuningModule(LightningModule):
+    """A backbone and a classifier head that learns the classes of each task it is fitted on.
+
+    Batches are ``(x, y)`` or ``(x, y, task)``. In ``setup("fit")`` the module reads ``seen_tasks`` (or ``task``) from the
+    DataModule and adds the classes that are new, before optimizers are built and before a checkpoint is restored.
+    Checkpoints hold plain values only, so ``FineTuningModule.load_from_checkpoint(path)`` rebuilds a grown model
+    from the file alone when the backbone is one of ours.
+
+    Args:
+        backbone: An ``nn.Module`` giving features (N, d); or a callable that takes ``input_shape`` and returns one; or the
+            plain values that a checkpoint holds.
+        input_shape: Shape of one sample; needed to build a backbone and to measure d.
+        class_names: Classes whose rows exist from the start.
+        head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by task
+            id (task-incremental). ``"fixed"``: only ``class_names``; a new class is an error.
+        active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``, or
+            ``"all"`` rows. By default ``"task"`` for a multi-head, else ``"seen"``. Evaluation reads the task's own for
+            a multi-head, else the classes seen.
+        optimizer: ``params -> Optimizer``; Adam with lr 1e-3 by default.
+        scheduler: ``optimizer -> LRScheduler``, or None.
+        scheduler_interval: ``"epoch"`` or ``"step"``.
+        monitor: Metric of ReduceLROnPlateau.
+        loss: ``(logits, targets) -> mean loss``; cross entropy by default.
+        metric: ``num_classes -> torchmetrics.Metric`` fed with (logits, targets); micro accuracy by default.
+        metric_name: Its name in the logs and results.
+        seed: Seed of new head rows.
+
+    Raises:
+        InputError: For values outside these, a class that a fixed head does not have, or a backbone of wrong output.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        *,
+        input_shape: Sequence[int] | None = None,
+        class_names: Sequence[str] = (),
+        head: Literal["growing", "multi", "fixed"] = "growing",
+        active_classes: Literal["seen", "task", "all"] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        scheduler: Callable[..., Any] | None = None,
+        scheduler_interval: str = "epoch",
+        monitor: str = "val_loss",
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        metric: Callable[..., Any] | None = None,
+        metric_name: str = "accuracy",
+        seed: int = 0,
+        tasks: Sequence[Sequence[int]] = (),
+    ) -> None:
+        super().__init__()
+        if head not in ("growing", "multi", "fixed"):
+            raise InputError(f"head={head!r}", "'growing', 'multi' or 'fixed'", "leave it out for 'growing'")
+        if active_classes not in (None, "seen", "task", "all"):
+            raise InputError(f"active_classes={active_classes!r}", "'seen', 'task' or 'all'", "leave it out")
+        if isinstance(backbone, dict):
+            backbone = backbone_from_spec(backbone)
+        elif not isinstance(backbone, nn.Module):
+            backbone = backbone(input_shape)
+        self.backbone = backbone
+        self.head = ClassifierHead(_feature_dim(backbone, input_shape), class_names, seed)
+        self.head_kind = head
+        self.active_classes = active_classes or ("task" if head == "multi" else "seen")
+        self.optimizer_factory, self.scheduler_factory = optimizer or _adam, scheduler
+        self.scheduler_interval, self.monitor = scheduler_interval, monitor
+        self.loss = loss or nn.functional.cross_entropy
+        self.metric_factory, self.metric_name = metric or _accuracy, metric_name
+        self.tasks: list[list[int]] = []
+        self.save_hyperparameters(
+            {
+                "backbone": getattr(backbone, "spec", None),
+                "input_shape": list(input_shape) if input_shape is not None else None,
+                "class_names": [],
+                "head": head,
+                "active_classes": self.active_classes,
+                "metric_name": metric_name,
+                "seed": seed,
+                "tasks": [],
+            },
+            logger=False,
+        )
+        self.eval_metrics = nn.ModuleList()  # one for each dataloader; they keep nothing in the state dict
+        self._learn_classes(class_names, tasks)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the head's rows."""
+        return self.head.class_names
+
+    def setup(self, stage: str) -> None:
+        """Add the rows of the classes that the DataModule's tasks bring."""
+        datamodule = self.trainer.datamodule if self._trainer is not None else None
+        tasks = getattr(datamodule, "seen_tasks", None) or [getattr(datamodule, "task", None)]
+        if stage != "fit" or tasks[-1] is None:
+            return
+        names = {i: name for task in tasks for i, name in zip(task.class_indices, task.classes, strict=True)}
+        if self.head_kind == "fixed":
+            missing = [name for name in names.values() if name not in self.class_names]
+            if missing:
+                raise InputError(f"new classes {missing}", "classes of the fixed head", "use head='growing'")
+        self._learn_classes([names[i] for i in sorted(names)], [task.class_indices for task in tasks])
+
+    def _learn_classes(self, class_names: Sequence[str], tasks: Sequence[Sequence[int]]) -> None:
+        self.head.add_classes(class_names)
+        self.tasks = [[int(i) for i in task] for task in tasks] if tasks else self.tasks
+        self.hparams.update(class_names=list(self.class_names), tasks=self.tasks)  # type: ignore[attr-defined]
+        n = len(self.class_names)
+        table = torch.zeros(max(1, len(self.tasks)), n, dtype=torch.bool)
+        task_of = torch.full((n,), -1)
+        for t, members in enumerate(self.tasks):
+            table[t, members] = True
+            task_of[members] = t
+        seen = table.any(0) if self.tasks else torch.ones(n, dtype=torch.bool)
+        # plain attributes: they follow from `tasks`, which the checkpoint holds
+        self._masks = {"table": table, "task_of": task_of, "seen": seen}
+        self._all_seen = bool(seen.all())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Grow to the checkpoint's classes before its weights are loaded."""
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        self._learn_classes(saved.get("class_names", []), saved.get("tasks", []))
+
+    def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
+        """Logits (N, C) of inputs (N, ...); classes that evaluation does not read are masked."""
+        return self._mask(self.head(self.backbone(x)), "task" if self.head_kind == "multi" else "seen", task=task)
+
+    def _mask(self, logits: Tensor, active: str, *, y: Tensor | None = None, task: Tensor | None = None) -> Tensor:
+        if active == "all" or (active == "seen" and self._all_seen):
+            return logits
+        masks = {name: mask.to(logits.device) for name, mask in self._masks.items()}
+        if active == "seen":
+            return mask_logits(logits, masks["seen"])
+        if task is None:
+            if y is None:
+                raise InputError("a batch without task ids", "(x, y, task)", "use stream.scenario=task_incremental")
+            task = masks["task_of"][y]
+        return mask_logits(logits, masks["table"][task])
+
+    def importance_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the training loss and their targets: what the Fisher information is taken of."""
+        x, y, *rest = batch
+        logits = self.head(self.backbone(x))
+        return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None), y
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of the batch over the active classes."""
+        logits, y = self.importance_logits(batch)
+        loss = self.loss(logits, y)
+        # logging costs more than a small model's step, so only on the steps that loggers read
+        if self._trainer is not None and self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train_loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _evaluate(self, batch: Sequence[Tensor], prefix: str, dataloader_idx: int) -> None:
+        x, y, *rest = batch
+        logits = self(x, *rest)
+        while len(self.eval_metrics) <= dataloader_idx:
+            self.eval_metrics.append(self.metric_factory(num_classes=len(self.class_names)).to(self.device))
+        metric = self.eval_metrics[dataloader_idx]
+        metric.update(logits, y)
+        name, where = f"{prefix}_{self.metric_name}", f"eval_metrics.{dataloader_idx}"
+        self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), metric_attribute=where)
+        if prefix == "val":
+            self.log("val_loss", self.loss(logits, y), batch_size=len(y), add_dataloader_idx=False, sync_dist=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """New metrics, of the number of classes known now."""
+        self.eval_metrics = nn.ModuleList()
+
+    def on_test_epoch_start(self) -> None:
+        """New metrics, of the number of classes known now."""
+        self.eval_metrics = nn.ModuleList()
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log ``val_<metric>`` and ``val_loss``."""
+        self._evaluate(batch, "val", dataloader_idx)
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log ``test_<metric>``, one value for each dataloader."""
+        self._evaluate(batch, "test", dataloader_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> list[str]:
+        """Class names, one for each sample of ``x``, ``(x, ...)`` or, for a multi-head, ``(x, y, task)``."""
+        x, *rest = batch if isinstance(batch, list | tuple) else (batch,)
+        chosen = self(x, rest[1] if len(rest) > 1 else None).argmax(1)
+        return [self.class_names[i] for i in chosen.tolist()]
+
+    def configure_optimizers(self) -> Any:
+        """Built anew for every fit."""
+        optimizer = self.optimizer_factory(self.parameters())
+        if self.scheduler_factory is None:
+            return optimizer
+        scheduler = {"scheduler": self.scheduler_factory(optimizer), "interval": self.scheduler_interval}
+        return {"optimizer": optimizer, "lr_scheduler": {**scheduler, "monitor": self.monitor}}
+
+
+def _adam(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(params, lr=1e-3)
+
+
+def _accuracy(num_classes: int) -> Any:
+    from torchmetrics.classification import MulticlassAccuracy
+
+    return MulticlassAccuracy(num_classes=max(num_classes, 2), average="micro", validate_args=False)
+
+
+def _feature_dim(backbone: nn.Module, input_shape: Sequence[int] | None) -> int:
+    if hasattr(backbone, "feature_dim"):
+        return int(backbone.feature_dim)
+    if input_shape is None:
+        raise InputError("a backbone without feature_dim", "input_shape=(...) to measure it", "pass input_shape")
+    was_training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(torch.zeros(1, *input_shape))
+    backbone.train(was_training)
+    if not isinstance(features, Tensor) or features.dim() != 2:
+        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(f"backbone output {found!r}", "features of shape (N, d)", "flatten them in forward")
+    return features.shape[1]

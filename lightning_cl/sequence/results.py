@@ -1,0 +1,112 @@
+"""``results.json``: everything that was measured, derived from the accuracy matrix and the progress."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning_cl import functional as F
+from lightning_cl.files import atomic_write
+from lightning_cl.sequence.state import SequenceState
+from lightning_cl.sequence.store import config_hash
+
+PACKAGES = ("lightning_cl", "torch", "lightning", "torchmetrics", "torchvision", "hydra-core")
+
+
+def build_results(state: SequenceState, status: str) -> dict[str, Any]:
+    """The results so far (schema 1); values that cannot be known yet are None."""
+    progress, settings, stream = state.progress, state.settings, state.stream
+    matrix = _matrix(progress["rows"], len(stream))
+    learnt = matrix[: state.n_tasks]
+    known = [row[: state.n_tasks] for row in learnt] if status == "finished" else [r[: len(learnt)] for r in learnt]
+    validation = progress["validation_rows"]
+    stages = {task: {stage: int(n) for stage, n in row.items()} for task, row in progress["flops"].items()}
+    return {
+        "schema": 1,
+        "status": status,
+        "stream": stream.name,
+        "scenario": stream.scenario,
+        "method": settings.method,
+        "seed": settings.seed,
+        "class_order_seed": settings.config.get("class_order_seed"),
+        "metric": {"name": settings.metric, "higher_is_better": settings.higher_is_better},
+        "task_names": [task.name for task in stream],
+        "n_test": [len(task.test) for task in stream],
+        "accuracy_matrix": matrix,
+        "validation_accuracy_matrix": _matrix(validation, len(stream)) if validation else None,
+        "random_init_accuracy": progress["random_init"],
+        "compute": {
+            "stages": stages,
+            "total": sum(sum(row.values()) for row in stages.values()),
+            "evaluation": progress["evaluation_flops"],
+        },
+        "bytes_kept": _bytes_kept(settings.run_dir),
+        "average_accuracy": _number(F.average_accuracy(known)),
+        "average_incremental_accuracy": _number(F.average_incremental_accuracy(known)),
+        "forgetting": _number(F.forgetting(known)),
+        "backward_transfer": _number(F.backward_transfer(known)),
+        "forward_transfer": _number(F.forward_transfer(known, _cut(progress["random_init"], len(known)))),
+        "learning_accuracy": _number(F.learning_accuracy(known)),
+        "continual_evaluation": progress["continual"] or None,
+        "min_accuracy": _min_accuracy(progress["continual"]),
+        "per_task": [_per_task(state, task) for task in stream],
+        "trainable_parameters": sum(p.numel() for p in state.module.parameters() if p.requires_grad),
+        "method_state_bytes": {callback.name: callback.nbytes for callback in state.method_callbacks},
+        "peak_rss_bytes": progress["peak_rss"],
+        "versions": {name: _version(name) for name in PACKAGES},
+        "config_hash": config_hash(settings.config),
+        "config": settings.config,
+    }
+
+
+def publish_model(state: SequenceState, run_dir: Path) -> None:
+    """Put the model alone, without memory or importances, at ``model.ckpt``."""
+    source = run_dir / "checkpoints" / f"task{state.progress['task']:04d}-stage0.model.ckpt"
+    if source.is_file():
+        atomic_write(run_dir / "model.ckpt", lambda file: file.write(source.read_bytes()))
+
+
+def _matrix(rows: dict[str, Any], n: int) -> list[list[float | None]]:
+    return [list(rows.get(str(i), [])) + [None] * (n - len(rows.get(str(i), []))) for i in range(n)]
+
+
+def _per_task(state: SequenceState, task: Any) -> dict[str, Any]:
+    seconds = state.progress["seconds"].get(str(task.id), {})
+    names = {"fit": "train"}
+    return {
+        "task": task.id,
+        "name": task.name,
+        "classes": list(task.classes),
+        "seconds": {names.get(stage, stage): value for stage, value in seconds.items()},
+        "steps": state.progress["steps"].get(str(task.id), 0),
+    }
+
+
+def _bytes_kept(run_dir: Path | None) -> int | None:
+    """Size of the newest boundary checkpoint: all that is needed to go on."""
+    files = sorted((run_dir / "checkpoints").glob("task*.ckpt"), key=os.path.getmtime) if run_dir else []
+    stem = files[-1].name.split(".")[0] if files else ""
+    return sum(file.stat().st_size for file in files if file.name.split(".")[0] == stem) if files else None
+
+
+def _min_accuracy(rows: list[dict[str, Any]]) -> float | None:
+    if not rows:
+        return None
+    width = max(len(row["accuracy"]) for row in rows)
+    padded = [row["accuracy"] + [None] * (width - len(row["accuracy"])) for row in rows]
+    return _number(F.min_accuracy([row["task"] for row in rows], padded))
+
+
+def _cut(values: list[Any] | None, n: int) -> list[Any] | None:
+    return values[:n] if values is not None else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if value == value else None
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,87 @@
+"""What a sequence of tasks is run with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_cl.errors import InputError
+
+
+@dataclass
+class Settings:
+    """How a sequence is learnt; everything here has a default.
+
+    Args:
+        run_dir: Folder of checkpoints and results; None keeps nothing on disk.
+        method: Name in tables and results.
+        trainer: ``**keywords -> Trainer``, called anew for every task, for example
+            ``functools.partial(Trainer, max_epochs=5)``.
+        loggers: ``save_dir -> logger`` callables, called anew for every task.
+        training_data: What each fit sees: the ``"current"`` task, the tasks ``"seen"`` so far, or ``"all"`` tasks at once
+            (then there is one fit, of the last task).
+        reinitialize: Whether each fit starts from the initial weights.
+        optimizer_state: ``"reset"`` at each task, or ``"keep"``.
+        batch_size, eval_batch_size, num_workers, drop_last: Of the tasks' loaders.
+        seed: Decides order, augmentation and every random number of a stage.
+        metric: Name of the metric that the module logs in ``test_step`` (``test_<metric>``).
+        higher_is_better: Whether more of it is good.
+        resume: ``"auto"`` goes on in ``run_dir``; ``"never"`` starts anew.
+        checkpoint_every_n_steps: The most optimizer steps that a killed run repeats.
+        select: Weights that a fit ends with: ``"last"``, or the ``"best"`` by ``monitor`` on validation data.
+        monitor: Metric of ``select="best"``.
+        monitor_mode: ``"max"`` or ``"min"``.
+        evaluate_future: Evaluate tasks that are still to come too (forward transfer).
+        evaluate_random_init: Evaluate every task before any training (forward transfer).
+        evaluate_every_n_steps: Evaluate inside training, for the stability gap.
+        limit_tasks: Learn only the first tasks of the stream.
+        config: Plain values that identify the run; a half-done run refuses others.
+        progress_bar: Whether a fit shows one.
+    """
+
+    run_dir: Path | None = None
+    method: str = "naive"
+    trainer: Callable[..., Any] | None = None
+    loggers: Sequence[Callable[..., Any]] = ()
+    training_data: Literal["current", "seen", "all"] = "current"
+    reinitialize: bool = False
+    optimizer_state: Literal["reset", "keep"] = "reset"
+    batch_size: int = 128
+    eval_batch_size: int = 1000
+    num_workers: int = 0
+    drop_last: bool = False
+    seed: int = 0
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    resume: Literal["auto", "never"] = "auto"
+    checkpoint_every_n_steps: int = 500
+    select: Literal["last", "best"] = "last"
+    monitor: str = "val_accuracy"
+    monitor_mode: Literal["max", "min"] = "max"
+    evaluate_future: bool = False
+    evaluate_random_init: bool = False
+    evaluate_every_n_steps: int | None = None
+    limit_tasks: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        self.run_dir = Path(self.run_dir) if self.run_dir is not None else None
+        choices = {
+            "training_data": ("current", "seen", "all"),
+            "optimizer_state": ("reset", "keep"),
+            "resume": ("auto", "never"),
+            "select": ("last", "best"),
+            "monitor_mode": ("max", "min"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}={getattr(self, name)!r}", f"one of {', '.join(allowed)}", "leave it out")
+        for name in ("batch_size", "eval_batch_size", "checkpoint_every_n_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r}", "an integer >= 1", "leave it out for the default")
+        every = self.evaluate_every_n_steps
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise InputError(f"evaluate_every_n_steps={every!r}", "an integer >= 1, or null", "leave it out")

@@ -1,0 +1,112 @@
+"""Where a sequence of tasks is: everything that is carried from one stage to the next."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.sequence.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resumable step of learning a task.
+
+    A callback adds stages by a method ``stages() -> list[Stage]``. A stage that is killed is run again from the end of
+    the one before it; it must depend on ``state`` and ``task`` only.
+
+    Args:
+        name: Unique among the stages of a method.
+        run: ``(state, task) -> None``; needs no gradient.
+        after: Name of the stage behind which it stands.
+    """
+
+    name: str
+    run: Callable[["SequenceState", Any], None]
+    after: str = "fit"
+
+
+@dataclass
+class SequenceState:
+    """A module, its stream, its method's callbacks, and what has been measured so far.
+
+    ``progress`` holds plain values only (it is written to disk after every stage); ``optimizer`` is the state that
+    ``optimizer_state="keep"`` carries over, by parameter name.
+    """
+
+    module: Any
+    stream: Any
+    callbacks: Sequence[Any]
+    settings: Settings
+    progress: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    initial_module: Any = None
+
+    def __post_init__(self) -> None:
+        """Start with nothing learnt."""
+        self.progress = self.progress or {
+            "task": 0,  # the task being learnt
+            "stage": 0,  # how many of its stages are done
+            "rows": {},  # task learnt -> accuracy on each task (None where not evaluated)
+            "validation_rows": {},
+            "random_init": None,
+            "seconds": {},  # task -> stage -> seconds
+            "steps": {},
+            "flops": {},  # task -> stage -> FLOPs
+            "evaluation_flops": 0,
+            "continual": [],
+            "peak_rss": 0,
+        }
+        if self.settings.reinitialize and self.initial_module is None:
+            self.initial_module = copy.deepcopy(self.module)
+        for callback in self.method_callbacks:
+            callback.consolidate_when = "manual"
+
+    @property
+    def method_callbacks(self) -> list[MethodCallback]:
+        """Callbacks that consolidate."""
+        return [c for c in self.callbacks if isinstance(c, MethodCallback)]
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks to be learnt."""
+        return min(len(self.stream), self.settings.limit_tasks or len(self.stream))
+
+    def fit_checkpoint(self, task: int) -> Path | None:
+        """The file from which a killed fit of this task goes on."""
+        return self.settings.run_dir / "checkpoints" / f"fit-task{task:04d}.ckpt" if self.settings.run_dir else None
+
+    def trainer(self, **keywords: Any) -> Any:
+        """A new Trainer with the user's settings, and these over them; callbacks are added to the user's."""
+        from lightning.pytorch import Trainer
+
+        factory = self.settings.trainer or Trainer
+        own = list(getattr(factory, "keywords", {}).get("callbacks") or [])
+        keywords["callbacks"] = [*copy.deepcopy(own), *keywords.get("callbacks", [])]
+        keywords.setdefault("logger", False)
+        defaults = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
+        given = getattr(factory, "keywords", {})
+        return factory(**{k: v for k, v in defaults.items() if k not in given}, **keywords)
+
+    def record(self, kind: str, task: int, stage: str, value: float) -> None:
+        """Add a value to ``progress[kind][task][stage]``."""
+        table = self.progress[kind].setdefault(str(task), {})
+        table[stage] = table.get(stage, 0) + value
+
+    def timed(self, task: int, stage: str) -> "_Timer":
+        """Time a block as part of a stage."""
+        return _Timer(self, task, stage)
+
+
+class _Timer:
+    def __init__(self, state: SequenceState, task: int, stage: str) -> None:
+        self.state, self.task, self.stage = state, task, stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.state.record("seconds", self.task, self.stage, time.perf_counter() - self.start)
