@@ -11,7 +11,8 @@ class FitCheckpoint(Checkpoint):
     """Writes the whole fit to one file every n optimizer steps, atomically.
 
     The file is written when a batch is done. After an epoch's last batch it waits for the validation that follows,
-    because a resumed fit would otherwise skip it. (A ``Checkpoint``, so that Lightning runs it after all other callbacks.)
+    because a resumed fit would otherwise skip it. It is a ``Checkpoint``, so that Lightning runs it after all other
+    callbacks.
 
     Args:
         path: The file; only the newest state is kept.

@@ -11,7 +11,8 @@ from lightning_cl.errors import InputError
 class FiniteLoss(Callback):
     """Raises on a loss that is NaN or infinite; tasks that are finished stay on disk.
 
-    On the CPU every step is checked; on an accelerator every ``log_every_n_steps``, because reading the loss waits for it.
+    On the CPU every step is checked; on an accelerator every ``log_every_n_steps``, because reading the loss waits for
+    it.
     """
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -20,15 +20,15 @@ LABELS = ("exact", "mc", "empirical", "predicted")
 class EWC(MethodCallback):
     r"""Keeps parameters that mattered for earlier tasks near their values (Kirkpatrick et al. 2017, arXiv:1612.00796).
 
-    The penalty is :math:`\frac{\lambda}{2}\sum_i F_i\,(\theta_i-\theta^*_i)^2`, added to the batch-mean loss; its gradient
-    :math:`\lambda F_i(\theta_i-\theta^*_i)` goes into ``.grad`` right before the optimizer's step, so accumulation,
-    AMP and DDP need no correction. :math:`F` is the mean over samples of squared per-sample gradients (see
-    :func:`lightning_cl.functional.diagonal_fisher`), so lambda does not depend on the batch size.
+    The penalty is :math:`\frac{\lambda}{2}\sum_i F_i\,(\theta_i-\theta^*_i)^2`, added to the batch-mean loss; its
+    gradient :math:`\lambda F_i(\theta_i-\theta^*_i)` goes into ``.grad`` right before the optimizer's step, so
+    accumulation, AMP and DDP need no correction. :math:`F` is the mean over samples of squared per-sample gradients
+    (see :func:`lightning_cl.functional.diagonal_fisher`), so lambda does not depend on the batch size.
 
     Several tasks: ``variant="offline"`` is the exact sum of one penalty per task; ``"online"`` (Schwarz et al. 2018,
     arXiv:1805.06370) keeps :math:`F \leftarrow \gamma F + F_{new}` around the latest weights. Both need two tensors per
-    trainable parameter, for any number of tasks. Parameters that do not require a gradient are skipped; rows that a head
-    gains later are padded with zeros.
+    trainable parameter, for any number of tasks. Parameters that do not require a gradient are skipped; rows that a
+    head gains later are padded with zeros.
 
     EWC does not solve class-incremental learning (about 20 % on Split MNIST): use :class:`~lightning_cl.Replay` there.
 

@@ -12,8 +12,8 @@ from lightning_cl.functional.seeding import generator
 class ClassifierHead(nn.Module):
     """A Linear layer with one row per class name; it gains rows when classes are added.
 
-    New rows are drawn like ``nn.Linear``'s, U(-1/sqrt(d), 1/sqrt(d)), from a generator of (seed, class name), so they do not
-    depend on when a class arrives. Rows of known classes keep their values.
+    New rows are drawn like ``nn.Linear``'s, U(-1/sqrt(d), 1/sqrt(d)), from a generator of (seed, class name), so they
+    do not depend on when a class arrives. Rows of known classes keep their values.
 
     Args:
         in_features: Width d of the features.

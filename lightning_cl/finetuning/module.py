@@ -16,21 +16,21 @@ from lightning_cl.functional.masking import mask_logits
 class FineTuningModule(LightningModule):
     """A backbone and a classifier head that learns the classes of each task it is fitted on.
 
-    Batches are ``(x, y)`` or ``(x, y, task)``. In ``setup("fit")`` the module reads ``seen_tasks`` (or ``task``) from the
-    DataModule and adds the classes that are new, before optimizers are built and before a checkpoint is restored.
+    Batches are ``(x, y)`` or ``(x, y, task)``. In ``setup("fit")`` the module reads ``seen_tasks`` (or ``task``) from
+    the DataModule and adds the classes that are new, before optimizers are built and before a checkpoint is restored.
     Checkpoints hold plain values only, so ``FineTuningModule.load_from_checkpoint(path)`` rebuilds a grown model
     from the file alone when the backbone is one of ours.
 
     Args:
-        backbone: An ``nn.Module`` giving features (N, d); or a callable that takes ``input_shape`` and returns one; or the
-            plain values that a checkpoint holds.
+        backbone: An ``nn.Module`` giving features (N, d); or a callable that takes ``input_shape`` and returns one; or
+            the plain values that a checkpoint holds.
         input_shape: Shape of one sample; needed to build a backbone and to measure d.
         class_names: Classes whose rows exist from the start.
-        head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by task
-            id (task-incremental). ``"fixed"``: only ``class_names``; a new class is an error.
-        active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``, or
-            ``"all"`` rows. By default ``"task"`` for a multi-head, else ``"seen"``. Evaluation reads the task's own for
-            a multi-head, else the classes seen.
+        head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by
+            task id (task-incremental). ``"fixed"``: only ``class_names``; a new class is an error.
+        active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``,
+            or ``"all"`` rows. By default ``"task"`` for a multi-head, else ``"seen"``. Evaluation reads the task's own
+            for a multi-head, else the classes seen.
         optimizer: ``params -> Optimizer``; Adam with lr 1e-3 by default.
         scheduler: ``optimizer -> LRScheduler``, or None.
         scheduler_interval: ``"epoch"`` or ``"step"``.
@@ -75,7 +75,7 @@ class FineTuningModule(LightningModule):
         self.head = ClassifierHead(_feature_dim(backbone, input_shape), class_names, seed)
         self.head_kind = head
         self.active_classes = active_classes or ("task" if head == "multi" else "seen")
-        self.optimizer_factory, self.scheduler_factory = optimizer or _adam, scheduler
+        self.optimizer_factory, self.scheduler_factory = optimizer or _adam, scheduler or None
         self.scheduler_interval, self.monitor = scheduler_interval, monitor
         self.loss = loss or nn.functional.cross_entropy
         self.metric_factory, self.metric_name = metric or _accuracy, metric_name

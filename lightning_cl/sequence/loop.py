@@ -65,8 +65,8 @@ def run_sequence(
 ) -> dict[str, Any]:
     """Learn every task of a stream, and return the results (also ``results.json`` in ``run_dir``).
 
-    Killed at any moment and called again with the same arguments it goes on by itself, and on the CPU ends with the same
-    weights, memory, importances and accuracies, bit for bit. A finished run returns its results at once.
+    Killed at any moment and called again with the same arguments it goes on by itself, and on the CPU ends with the
+    same weights, memory, importances and accuracies, bit for bit. A finished run returns its results at once.
 
     Args:
         module: A LightningModule; its ``test_step`` logs ``test_<metric>``.

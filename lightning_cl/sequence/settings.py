@@ -18,8 +18,8 @@ class Settings:
         trainer: ``**keywords -> Trainer``, called anew for every task, for example
             ``functools.partial(Trainer, max_epochs=5)``.
         loggers: ``save_dir -> logger`` callables, called anew for every task.
-        training_data: What each fit sees: the ``"current"`` task, the tasks ``"seen"`` so far, or ``"all"`` tasks at once
-            (then there is one fit, of the last task).
+        training_data: What each fit sees: the ``"current"`` task, the tasks ``"seen"`` so far, or ``"all"`` tasks at
+            once (then there is one fit, of the last task).
         reinitialize: Whether each fit starts from the initial weights.
         optimizer_state: ``"reset"`` at each task, or ``"keep"``.
         batch_size, eval_batch_size, num_workers, drop_last: Of the tasks' loaders.

@@ -83,11 +83,15 @@ class SequenceState:
         """A new Trainer with the user's settings, and these over them; callbacks are added to the user's."""
         from lightning.pytorch import Trainer
 
-        factory = self.settings.trainer or Trainer
+        factory: Any = self.settings.trainer or Trainer
         own = list(getattr(factory, "keywords", {}).get("callbacks") or [])
         keywords["callbacks"] = [*copy.deepcopy(own), *keywords.get("callbacks", [])]
         keywords.setdefault("logger", False)
-        defaults = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
+        defaults: dict[str, Any] = {
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+        }
         given = getattr(factory, "keywords", {})
         return factory(**{k: v for k, v in defaults.items() if k not in given}, **keywords)
 

@@ -10,7 +10,10 @@ from lightning_cl.files import load_state, save_state, write_json
 from lightning_cl.sequence.state import SequenceState
 
 # what may differ between the parts of one run: where it runs and how it is watched, not what it computes
-OUTSIDE = ("data_dir", "download", "num_workers", "accelerator", "logger", "resume", "hydra", "reference_methods")
+OUTSIDE = {
+    *("data_dir", "download", "num_workers", "accelerator", "logger", "resume", "hydra"),
+    *("reference_methods", "progress_bar"),
+}
 GROWABLE = ("stream.n_tasks", "limit_tasks")
 
 

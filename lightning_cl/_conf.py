@@ -1,0 +1,56 @@
+"""Where the configs are, and the few resolvers they use. Imports nothing heavy."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+DEFAULT_METHOD = "er"  # of conf/config.yaml
+
+
+def conf_dir() -> Path:
+    """The folder of the Hydra groups: inside the package in a wheel, beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "conf"
+    return inside if inside.is_dir() else here.parent / "conf"
+
+
+def register_resolvers() -> None:
+    """Make ``lightning_cl.*`` known to OmegaConf; safe to call twice."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("lightning_cl.folder", folder, replace=True)
+    OmegaConf.register_new_resolver("lightning_cl.head", head_for, replace=True)
+
+
+def method_name(overrides: Any, choices: Any = None) -> str:
+    """The method chosen on the command line, ``ewc+er`` for ``method=[ewc,er]``.
+
+    Hydra does not record the choice of a group that is a list, so it is read from the overrides.
+
+    Example:
+        >>> method_name(["seed=1", "method=[ewc, er]"])
+        'ewc+er'
+        >>> method_name([])
+        'er'
+    """
+    chosen = [str(text).partition("=")[2] for text in overrides if str(text).startswith("method=")]
+    choice = chosen[-1] if chosen else (choices or {}).get("method") or DEFAULT_METHOD
+    return "+".join(name.strip().strip("'\"") for name in choice.strip("[]").split(",") if name.strip()) or "naive"
+
+
+def folder(*, _root_: Any) -> str:
+    """``<stream>/<method>/<overrides>/seed=<n>``: a function of the run; the same command finds its own folder."""
+    hydra = _root_.hydra
+    choices = hydra.runtime.choices
+    overrides = hydra.job.override_dirname or "default"
+    # one path component of safe characters; a long or changed one is told apart by a hash of the original
+    safe = re.sub(r"[^\w.,=+\-\[\]]+", "-", overrides)
+    if safe != overrides or len(safe) > 80:
+        safe = f"{safe[:80]}-{hashlib.blake2b(overrides.encode(), digest_size=4).hexdigest()}"
+    return f"{choices.stream}/{method_name(hydra.overrides.task, choices)}/{safe}/seed={_root_.seed}"
+
+
+def head_for(scenario: str) -> str:
+    """The head that a scenario asks for: one for each task if the task is known, else one that grows."""
+    return "multi" if scenario == "task_incremental" else "growing"

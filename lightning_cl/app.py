@@ -1,0 +1,128 @@
+"""From a composed config to a finished run folder."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_cl._conf import method_name
+from lightning_cl.errors import InputError
+from lightning_cl.files import write_json
+
+log = logging.getLogger(__name__)
+SETTINGS = (
+    *("training_data", "reinitialize", "optimizer_state", "batch_size", "eval_batch_size", "num_workers", "drop_last"),
+    *("seed", "metric", "higher_is_better", "resume", "checkpoint_every_n_steps", "select", "monitor", "monitor_mode"),
+    *("evaluate_future", "evaluate_random_init", "evaluate_every_n_steps", "limit_tasks"),
+)
+
+
+def run_job(cfg: DictConfig) -> dict[str, Any]:
+    """Run the config's method, then its reference methods, and write the report."""
+    from hydra.types import RunMode
+
+    from lightning_cl import report
+
+    hydra = HydraConfig.get()
+    run_dir = Path(hydra.runtime.output_dir)
+    single = hydra.mode != RunMode.MULTIRUN
+    name = method_name(hydra.overrides.task, hydra.runtime.choices)
+    results = run_config(cfg, run_dir, name, show=single)
+    references = [m for m in cfg.reference_methods or [] if m != name] if single else []
+    results["reference_methods"] = {}
+    for reference in references:
+        results["reference_methods"][reference] = run_config(
+            _with_method(reference), run_dir / "references" / reference, reference, show=False
+        )
+    write_json(run_dir / "results.json", results)
+    path = report.write_report(run_dir)
+    if single:
+        report.matrix_table(results, report=path)
+    return results
+
+
+def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict[str, Any]:
+    """Build stream, module and callbacks of one config, and learn the stream in ``run_dir``."""
+    from hydra.utils import instantiate
+
+    from lightning_cl import report
+    from lightning_cl.sequence import run_sequence
+
+    _quiet()
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    stream = instantiate(cfg.stream, _convert_="all")
+    module = build_module(cfg, stream)
+    # an experiment may tune methods that this run does not use; those entries have no _target_
+    callbacks = {k: instantiate(c, _convert_="all") for k, c in (cfg.callbacks or {}).items() if c and "_target_" in c}
+    return run_sequence(
+        module,
+        stream,
+        list(callbacks.values()),
+        run_dir=run_dir,
+        method=name,
+        trainer=instantiate(cfg.trainer, _convert_="all"),
+        loggers=[instantiate(logger, _convert_="all") for logger in (cfg.get("loggers") or {}).values()],
+        config={key: value for key, value in config.items() if key not in ("loggers",)} | {"method": name},
+        progress_bar=_bar(cfg.progress_bar, show),
+        on_task_end=report.task_table if show else None,
+        **{key: config[key] for key in SETTINGS},
+    )
+
+
+def build_module(cfg: DictConfig, stream: Any) -> Any:
+    """The config's LightningModule, from seeded weights; ours is told the stream's shape and a fixed head's classes."""
+    from hydra.utils import instantiate
+
+    from lightning_cl import _compat
+    from lightning_cl.functional.seeding import derive_seed
+
+    extra: dict[str, Any] = {}
+    if cfg.model.get("_target_") == "lightning_cl.FineTuningModule":
+        extra = {"input_shape": stream.input_shape, "metric_name": cfg.metric}
+        if cfg.model.get("head") == "fixed":
+            extra["class_names"] = stream.class_names
+    with _compat.seeded(derive_seed(cfg.seed, "model")):
+        try:
+            return instantiate(cfg.model, **extra, _convert_="all")
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"model {error}", "a model that can be built here", "give weights as a local path, or null"
+            ) from error
+
+
+def _bar(choice: Any, show: bool) -> bool:
+    """``auto``: a bar where somebody watches, none in log files and sweeps."""
+    return bool(choice) if choice != "auto" else show and sys.stderr.isatty()
+
+
+def _with_method(method: str) -> DictConfig:
+    """This run's config with another method, and without settings for callbacks it does not have."""
+    from hydra import compose
+
+    overrides = [
+        text
+        for text in HydraConfig.get().overrides.task
+        if not text.lstrip("+~").startswith(("method=", "callbacks", "reference_methods="))
+    ]
+    return compose("config", overrides=[*overrides, f"method=[{method}]", "reference_methods=[]"])
+
+
+def _quiet() -> None:
+    """Lightning's notices go to the run's log only; warnings about choices that are ours are muted."""
+    import lightning.pytorch  # noqa: F401 - it installs handlers of its own
+
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    for text in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*GPU available.*"):
+        warnings.filterwarnings("ignore", text)
+    for text in (".*in eval mode at the start of training.*", ".*Total length of .* across ranks is zero.*"):
+        warnings.filterwarnings("ignore", text)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(lightning|torch)\..*")

@@ -1,0 +1,126 @@
+"""``lightning-cl`` and ``python -m lightning_cl``. Nothing heavy is imported before it is needed."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from lightning_cl._conf import conf_dir
+
+SUBCOMMANDS = {"report": ("lightning_cl.report.command", "gather run folders into one table and one HTML page")}
+HELP = """lightning-cl: fine-tuning and continual learning for PyTorch Lightning
+
+usage: lightning-cl [group=option ...] [key=value ...] [-m]      learn a stream of tasks
+       lightning-cl SUBCOMMAND ...
+
+five commands worth copying
+  lightning-cl                                                     digits in 5 tasks, with replay (no download)
+  lightning-cl stream=split_mnist method=er data_dir=DIR           MNIST, from a folder or with download=true
+  lightning-cl stream=split_mnist stream.scenario=task_incremental method=ewc callbacks.ewc.lambda_=1e5 data_dir=DIR
+  lightning-cl -m method=naive,ewc,er seed=0,1,2                   a sweep; hydra/launcher=joblib runs it in parallel
+  lightning-cl report runs                                         compare all runs in a folder
+
+subcommands
+{subcommands}
+
+groups (choose one with group=option; method takes several: method=[ewc,er])
+{groups}
+
+Every value can be overridden: --cfg job shows all, --info how they were composed, --hydra-help Hydra's own flags.
+The same command goes on where it was stopped; resume=never starts anew. Results: runs/<stream>/<method>/.../
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 2 for bad input, 1 for a sweep with failed jobs."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if arguments and arguments[0] in SUBCOMMANDS:
+        command = import_module(SUBCOMMANDS[arguments[0]][0]).main
+        return _reported(lambda: command(arguments[1:]))
+    return _reported(lambda: _hydra(arguments))
+
+
+def help_text() -> str:
+    """Groups are read from the config folder, without Hydra."""
+    root = conf_dir()
+    rows = []
+    for group in sorted(p for p in root.iterdir() if p.is_dir() and p.name != "hydra"):
+        options = sorted(f.relative_to(group).with_suffix("").as_posix() for f in group.rglob("*.yaml"))
+        rows.append(f"  {group.name + ':':<12}{', '.join(options)}")
+    subcommands = [f"  {name:<12}{text}" for name, (_, text) in SUBCOMMANDS.items()]
+    return HELP.format(subcommands="\n".join(subcommands), groups="\n".join(rows))
+
+
+def job(cfg: Any) -> None:
+    """What Hydra calls for a run, and for each job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from lightning_cl import app
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from lightning_cl.sweep import recorded
+
+        recorded(app.run_job, cfg)
+    else:
+        app.run_job(cfg)
+
+
+def _hydra(arguments: list[str]) -> int:
+    import hydra
+
+    from lightning_cl import sweep
+    from lightning_cl._conf import register_resolvers
+
+    register_resolvers()
+    before, sys.argv = sys.argv, [sys.argv[0] or "lightning-cl", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    finally:
+        sys.argv = before
+    return 1 if sweep.failed_jobs else 0
+
+
+def _reported(command: Callable[[], int]) -> int:
+    """Turn what a person did wrong into one line and exit code 2; bugs keep their traceback."""
+    wanted = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands errors over instead of printing them
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        line = one_line(error)
+        if line is None or wanted == "1":
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    finally:
+        if wanted is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = wanted
+
+
+def one_line(error: BaseException) -> str | None:
+    """The line for an error that bad input causes; None for what looks like a bug."""
+    from lightning_cl.errors import InputError
+
+    seen: BaseException | None = error
+    while seen is not None:  # Hydra and joblib wrap what a constructor raised
+        if isinstance(seen, InputError):
+            return " ".join(str(seen).split())
+        seen = seen.__cause__ or seen.__context__
+    text = " ".join(str(error).split())
+    module = type(error).__module__
+    if module.startswith(("hydra.", "omegaconf.", "antlr4")):
+        hint = "lightning-cl --help lists groups and options, --cfg job all keys"
+        return f"{text}; expected a config that composes. HINT: {hint}"
+    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return f"{text}; expected a readable and writable path. HINT: check data_dir and hydra.run.dir"
+    return None
