@@ -45,6 +45,7 @@ class Replay(MethodCallback):
     Args:
         memory_size: Samples kept in all, >= 1.
         policy: What is kept: ``"reservoir"`` or ``"class_balanced"``, see :class:`~lightning_cl.memory.Memory`.
+        max_per_class: For ``class_balanced``: no class holds more, even while there is room.
         mode: ``"mixed"`` or ``"separate"``.
         batch_size: Memory samples per step (and process); as many as the current batch has by default.
         weights: In separate mode: ``"tasks"``, or the pair (current, memory).
@@ -64,6 +65,7 @@ class Replay(MethodCallback):
         memory_size: int,
         *,
         policy: Literal["reservoir", "class_balanced"] = "reservoir",
+        max_per_class: int | None = None,
         mode: Literal["mixed", "separate"] = "mixed",
         batch_size: int | None = None,
         weights: Literal["tasks"] | Sequence[float] = "tasks",
@@ -88,7 +90,7 @@ class Replay(MethodCallback):
             raise InputError(f"weights={weights!r} with mode='mixed'", "no weights", "set mode='separate'")
         self.mode, self.batch_size, self.weights, self.fill = mode, batch_size, weights, fill
         self.label_fn = label_fn
-        self.memory = Memory(memory_size, policy, derive_seed(seed, name))
+        self.memory = Memory(memory_size, policy, derive_seed(seed, name), max_per_class=max_per_class)
         self.replayed = 0
         self._trainer: Any = None
         self._patch: InstancePatch | None = None

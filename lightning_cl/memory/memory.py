@@ -11,7 +11,7 @@ from lightning_cl.functional.batches import Leaf, leaves, select_leaf
 from lightning_cl.functional.sampling import draw
 from lightning_cl.functional.seeding import generator
 from lightning_cl.memory._storage import ListRows, TensorRows
-from lightning_cl.memory.policies import POLICIES, Policy
+from lightning_cl.memory.policies import POLICIES, ClassBalanced, Policy
 
 
 class Memory:
@@ -26,6 +26,7 @@ class Memory:
         policy: ``"reservoir"`` (every sample seen with equal probability) or ``"class_balanced"`` (an equal share for
             every class seen, a reservoir within each), see :mod:`lightning_cl.memory.policies`.
         seed: Seed of the two generators, one that fills and one that draws.
+        max_per_class: For ``class_balanced``: no class holds more, even while there is room.
 
     State: the samples (at most ``size``), their labels, the policy's counters, both generators; a memory that is
     loaded goes on exactly as the saved one would have.
@@ -42,7 +43,12 @@ class Memory:
     """
 
     def __init__(
-        self, size: int, policy: Literal["reservoir", "class_balanced"] | str = "reservoir", seed: int = 0
+        self,
+        size: int,
+        policy: Literal["reservoir", "class_balanced"] | str = "reservoir",
+        seed: int = 0,
+        *,
+        max_per_class: int | None = None,
     ) -> None:
         if not isinstance(size, int) or size < 1:
             raise InputError(f"memory_size={size!r}", "an integer >= 1", "set memory_size=200")
@@ -51,7 +57,13 @@ class Memory:
         self.size, self.policy_name = size, str(policy)
         self.n_seen = 0
         self._length = 0
-        self._policy: Policy = POLICIES[policy]()
+        if max_per_class is not None and (policy != "class_balanced" or max_per_class < 1):
+            raise InputError(
+                f"max_per_class={max_per_class!r} with policy={policy!r}",
+                "an integer >= 1 with policy 'class_balanced'",
+                "leave max_per_class out",
+            )
+        self._policy: Policy = POLICIES[policy]() if max_per_class is None else ClassBalanced(max_per_class)
         self._rows: dict[str, TensorRows | ListRows] = {}
         self._labels: TensorRows | None = None
         self._fills, self._draws = generator(seed, "memory", "fill"), generator(seed, "memory", "draw")

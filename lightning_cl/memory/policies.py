@@ -70,12 +70,16 @@ class ClassBalanced:
     with fewer samples than its share leaves the rest empty. Within a class every sample seen is held with equal
     probability at any time.
 
+    Args:
+        max_per_class: No class holds more, even while there is room (memories of a fixed number per class).
+
     State: per class its label, how many were seen, and its slots.
     """
 
     needs_labels: ClassVar[bool] = True
 
-    def __init__(self) -> None:
+    def __init__(self, max_per_class: int | None = None) -> None:
+        self.max_per_class = max_per_class
         self.seen: dict[int, int] = {}
         self.slots: dict[int, list[int]] = {}
         self.length = 0
@@ -115,7 +119,8 @@ class ClassBalanced:
 
     def share(self, rank: int, size: int) -> int:
         """Samples that the class which appeared as number ``rank`` may hold."""
-        return size // len(self.seen) + (rank < size % len(self.seen))
+        share = size // len(self.seen) + (rank < size % len(self.seen))
+        return share if self.max_per_class is None else min(share, self.max_per_class)
 
     def _shrink(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Remove what is beyond each class's share, and close the gaps with the memory's last samples."""

@@ -209,3 +209,17 @@ def test_other_bad_input():
         InputError, match=r"\(1, 3, 'reservoir'\); expected \(1, 4, 'reservoir'\). HINT: use memory_size=3"
     ):
         Memory(4).load_state_dict(memory.state_dict())
+
+
+def test_max_per_class_caps_a_class_while_there_is_room() -> None:
+    memory = Memory(20, "class_balanced", max_per_class=3)
+    labels = torch.arange(2).repeat(50)
+    memory.add((torch.arange(100), labels), labels)
+    assert memory.labels is not None
+    assert torch.bincount(memory.labels).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(("policy", "cap"), [("reservoir", 5), ("class_balanced", 0)])
+def test_max_per_class_is_refused_where_it_means_nothing(policy: str, cap: int) -> None:
+    with pytest.raises(InputError, match="max_per_class"):
+        Memory(20, policy, max_per_class=cap)
