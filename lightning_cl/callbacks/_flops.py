@@ -12,21 +12,21 @@ from torch.utils.flop_counter import FlopCounterMode
 class FlopCounter(Callback):
     """Counts FLOPs of training, replayed samples and extra losses included.
 
-    A kind of step is the shapes of the batch and the number of trainable tensors; ``torch.utils.flop_counter`` measures
-    its first step (matrix products and convolutions), later ones are counted. State: FLOPs and steps of each kind.
+    A kind of step is the shapes of the batch's samples and the number of trainable tensors. ``torch.utils.flop_counter``
+    measures forward and backward of its first step (matrix products and convolutions, so proportional to the number of
+    samples); samples of later steps are counted. State: three numbers for each kind.
     """
 
     def __init__(self) -> None:
-        self.flops: dict[str, int] = {}
-        self.steps: dict[str, int] = {}
+        self.measured: dict[str, list[int]] = {}  # FLOPs of the first step, and its samples
+        self.samples: dict[str, int] = {}
         self._mode: FlopCounterMode | None = None
-        self._kind = ""
-        self._trainable = 0
+        self._kind, self._size, self._trainable = "", 0, 0
 
     @property
     def total(self) -> int:
         """FLOPs so far."""
-        return sum(self.flops[kind] * n for kind, n in self.steps.items())
+        return sum(flops * self.samples.get(kind, 0) // size for kind, (flops, size) in self.measured.items())
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look how much is trainable."""
@@ -34,16 +34,21 @@ class FlopCounter(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start measuring if a step of this kind has not been seen."""
-        shapes = [tuple(leaf.shape) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
-        self._kind = f"{shapes} {self._trainable}"
-        if self._kind not in self.flops:
+        shapes = [leaf.shape for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+        self._size = next((int(shape[0]) for shape in shapes if shape), 1)
+        self._kind = f"{[tuple(shape[1:]) for shape in shapes]} {self._trainable}"
+        if self._kind not in self.measured:
             self._mode = FlopCounterMode(display=False)
             self._mode.__enter__()
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop measuring, and count the step."""
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Stop measuring: an optimizer's elementwise work is not counted, and slow to watch."""
         self._stop()
-        self.steps[self._kind] = self.steps.get(self._kind, 0) + 1
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step."""
+        self._stop()
+        self.samples[self._kind] = self.samples.get(self._kind, 0) + self._size
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave no dispatch mode behind."""
@@ -52,16 +57,16 @@ class FlopCounter(Callback):
     def _stop(self) -> None:
         if self._mode is not None:
             self._mode.__exit__(None, None, None)
-            self.flops[self._kind] = int(self._mode.get_total_flops())
+            self.measured[self._kind] = [int(self._mode.get_total_flops()), self._size]
             self._mode = None
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured and counted."""
-        return {"version": 1, "flops": dict(self.flops), "steps": dict(self.steps)}
+        return {"version": 1, "measured": dict(self.measured), "samples": dict(self.samples)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self.flops, self.steps = dict(state_dict["flops"]), dict(state_dict["steps"])
+        self.measured, self.samples = dict(state_dict["measured"]), dict(state_dict["samples"])
 
 
 class CountedLoader:
@@ -89,7 +94,8 @@ class CountedLoader:
         try:
             for batch in loader:
                 if mode is not None:
-                    mode = self._close(mode)
+                    self._close(mode)
+                    mode = None
                 size = next((len(x) for x in tree_leaves(batch) if isinstance(x, Tensor) and x.dim()), 1)
                 samples += size
                 if first == 0:
