@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 class FlopCounter(Callback):
     """Counts FLOPs of training, replayed samples and extra losses included.
 
-    A kind of step is the shapes of the batch's samples and the number of trainable tensors. ``torch.utils.flop_counter``
-    measures forward and backward of its first step (matrix products and convolutions, so proportional to the number of
+    A kind of step is the shapes of the batch's samples and the number of trainable tensors.
+    ``torch.utils.flop_counter`` measures forward and backward of its first step (matrix products and convolutions, so proportional to the number of
     samples); samples of later steps are counted. State: three numbers for each kind.
     """
 
@@ -43,7 +43,8 @@ class FlopCounter(Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Stop measuring: an optimizer's elementwise work is not counted, and slow to watch."""
-        self._stop()
+        if pl_module.automatic_optimization:  # otherwise more of the step follows
+            self._stop()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step."""
