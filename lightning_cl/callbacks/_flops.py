@@ -13,8 +13,8 @@ class FlopCounter(Callback):
     """Counts FLOPs of training, replayed samples and extra losses included.
 
     A kind of step is the shapes of the batch's samples and the number of trainable tensors.
-    ``torch.utils.flop_counter`` measures forward and backward of its first step (matrix products and convolutions, so proportional to the number of
-    samples); samples of later steps are counted. State: three numbers for each kind.
+    ``torch.utils.flop_counter`` measures forward and backward of its first step (matrix products and convolutions, so
+    proportional to the number of samples); samples of later steps are counted. State: three numbers for each kind.
     """
 
     def __init__(self) -> None:
