@@ -3,8 +3,7 @@
 Nothing heavy is imported until a name is used: ``import lightning_cl`` loads neither torch nor lightning.
 """
 
-from importlib import import_module
-from typing import Any
+from lightning_cl._lazy import lazy
 
 __version__ = "0.1.0"
 
@@ -19,12 +18,7 @@ _WHERE = {
     "run_sequence": "sequence",
 }
 __all__ = sorted([*_WHERE, "__version__"])
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _WHERE)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,6 @@
 """The module that is fine-tuned, its backbones and its head."""
 
-from importlib import import_module
-from typing import Any
+from lightning_cl._lazy import lazy
 
 _WHERE = {
     "FineTuningModule": "module",
@@ -10,9 +9,4 @@ _WHERE = {
     "ClassifierHead": "head",
 }
 __all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _WHERE)

@@ -1,7 +1,6 @@
 """torchmetrics classes over the accuracy matrix; the formulas are in :mod:`lightning_cl.functional.accuracy_matrix`."""
 
-from importlib import import_module
-from typing import Any
+from lightning_cl._lazy import lazy
 
 _WHERE = {
     "AverageAccuracy": "average_accuracy",
@@ -13,9 +12,4 @@ _WHERE = {
     "MinAccuracy": "min_accuracy",
 }
 __all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _WHERE)

@@ -3,8 +3,7 @@
 Nothing heavy is imported until a name is used; matplotlib and jinja2 only when a page is written.
 """
 
-from importlib import import_module
-from typing import Any
+from lightning_cl._lazy import lazy
 
 _WHERE = {
     "ComparisonRow": "row",
@@ -21,12 +20,7 @@ _WHERE = {
     "write_report": "page",
 }
 __all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _WHERE)
 
 
 def __dir__() -> list[str]:
