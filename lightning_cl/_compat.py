@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -58,29 +58,76 @@ def move_batch(trainer: Any, module: Any, batch: Any) -> Any:
         return move_data_to_device(batch, device)
 
     def call(hook: str, *args: Any) -> Any:
-        return inspect.unwrap(getattr(hook_owner(trainer, module, hook), hook))(*args)
+        return unpatched(getattr(hook_owner(trainer, module, hook), hook))(*args)
 
-    batch = call("on_before_batch_transfer", batch, 0)
+    # 'bf16-true' and '64-true' train on inputs of another dtype
+    batch = call("on_before_batch_transfer", trainer.precision_plugin.convert_input(batch), 0)
     moved = call("transfer_batch_to_device", batch, device, 0)
     # an object whose .to() works in place returns None
     return call("on_after_batch_transfer", batch if moved is None else moved, 0)
 
 
+def unpatched(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's own method behind any of our instance patches (but not behind the user's own decorators)."""
+    while "original" in getattr(method, "__dict__", {}) and not inspect.isfunction(method):
+        method = method.original  # type: ignore[attr-defined]
+    return method
+
+
+def training_step_of(module: Any) -> Callable[[Any, int], Any]:
+    """``(batch, batch_idx) -> output`` of the user's own ``training_step``, which gets batch_idx only if it takes it."""
+    from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+    step = unpatched(module.training_step)
+    if is_param_in_hook_signature(step, "batch_idx", min_args=2):
+        return step
+    return lambda batch, batch_idx: step(batch)
+
+
+def optimizers_of(trainer: Any, module: Any) -> tuple[list[Any], list[Any]]:
+    """Optimizers and learning-rate schedulers: the Trainer's, or new ones of ``configure_optimizers()`` without one."""
+    if trainer is not None:
+        return list(trainer.optimizers), [config.scheduler for config in trainer.lr_scheduler_configs]
+    from lightning.pytorch.core.optimizer import _configure_optimizers
+
+    optimizers, schedulers, _ = _configure_optimizers(module.configure_optimizers())
+    return list(optimizers), [s["scheduler"] if isinstance(s, dict) else s for s in schedulers]
+
+
 @contextlib.contextmanager
-def muted_logging(module: Any) -> Iterator[None]:
-    """Make ``self.log`` and ``self.log_dict`` of a LightningModule do nothing inside the block."""
-    names = [name for name in ("log", "log_dict") if hasattr(module, name)]
-    before = {name: module.__dict__.get(name) for name in names}
-    for name in names:
-        module.__dict__[name] = lambda *args, **kwargs: None
+def replaced(instance: Any, attributes: dict[str, Any]) -> Iterator[None]:
+    """Other attributes, methods for instance, on one instance inside the block."""
+    missing = object()
+    before = {name: vars(instance).get(name, missing) for name in attributes}
+    # nn.Module's own __setattr__ would sort them into its registries
+    vars(instance).update(attributes)
     try:
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                module.__dict__.pop(name, None)
+            if value is missing:
+                vars(instance).pop(name, None)
             else:
-                module.__dict__[name] = value
+                vars(instance)[name] = value
+
+
+@contextlib.contextmanager
+def muted_logging(module: Any) -> Iterator[None]:
+    """Inside the block ``self.log``, ``self.log_dict`` and the loggers of a LightningModule do nothing."""
+    silent = {name: lambda *args, **kwargs: None for name in ("log", "log_dict") if hasattr(module, name)}
+    trainer = getattr(module, "_trainer", None)
+    loggers = list(getattr(trainer, "loggers", []))
+    with replaced(module, silent):
+        if loggers:
+            from lightning.pytorch.loggers.logger import DummyLogger
+
+            # modules also write to self.logger.experiment by themselves
+            trainer.loggers = [DummyLogger()]  # type: ignore[union-attr]
+        try:
+            yield
+        finally:
+            if loggers:
+                trainer.loggers = loggers  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager

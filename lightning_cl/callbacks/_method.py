@@ -175,6 +175,6 @@ def plain_loader(trainer: Any, module: Any) -> Any:
     if not hasattr(loader.dataset, "__getitem__") or not hasattr(loader.dataset, "__len__"):
         return loader
     if loader.batch_size is None and loader.batch_sampler is None:
-        return DataLoader(loader.dataset, batch_size=None, sampler=SequentialSampler(loader.dataset), **common)  # type: ignore[arg-type]
+        return DataLoader(loader.dataset, batch_size=None, sampler=SequentialSampler(loader.dataset), **common)
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
     return DataLoader(loader.dataset, batch_size=size, shuffle=False, drop_last=False, **common)

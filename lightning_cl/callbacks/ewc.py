@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_cl.callbacks._importance import compute_importance
-from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.callbacks._method import MethodCallback, plain_loader
 from lightning_cl.errors import InputError
 from lightning_cl.functional.penalty import add_quadratic_gradient_, merge_offline, merge_online, pad_to
 
@@ -83,6 +83,7 @@ class EWC(MethodCallback):
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
         self._plans: dict[int, tuple[int, list[Tensor], list[Tensor], list[Tensor]]] = {}
+        self._rehearsed = False
 
     @property
     def nbytes(self) -> int:
@@ -100,7 +101,9 @@ class EWC(MethodCallback):
         super().on_fit_start(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Warn where the explicit gradient cannot be stable."""
+        """See on one batch whether consolidation will work; warn where the explicit gradient cannot be stable."""
+        if self.consolidate_when == "auto":
+            self._rehearse(trainer, pl_module)
         if not self.importance:
             return
         largest = max(float(f.max()) for f in self.importance.values() if f.numel())
@@ -146,8 +149,15 @@ class EWC(MethodCallback):
         self._plans[id(optimizer)] = (count, parameters, importances, anchors)
         return parameters, importances, anchors
 
-    def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
-        new = compute_importance(
+    def _rehearse(self, trainer: Any, module: Any) -> None:
+        """Fail now, not after hours of training; a loader that may be readable only once is left alone."""
+        loader = plain_loader(trainer, module)
+        if loader is not trainer.train_dataloader:
+            self._importance_of(trainer, module, loader, first_batch_only=True)
+            self._rehearsed = True
+
+    def _importance_of(self, trainer: Any, module: Any, loader: Any, **options: Any) -> dict[str, Tensor]:
+        return compute_importance(
             trainer,
             module,
             loader,
@@ -157,7 +167,12 @@ class EWC(MethodCallback):
             seed=self.seed,
             logits_fn=self.logits_fn,
             loss_fn=self.loss_fn,
+            **options,
         )
+
+    def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        new = self._importance_of(trainer, module, loader, quiet=self._rehearsed)
+        self._rehearsed = False
         parameters = {name: p.detach().float() for name, p in module.named_parameters() if name in new}
         old = {name: (self.importance[name], self.anchor[name]) for name in self.importance}
         importance = {name: a.to(parameters.get(name, a).device) for name, (a, _) in old.items()}
