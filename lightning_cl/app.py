@@ -3,13 +3,17 @@
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_cl._conf import method_name
+from lightning_cl._messages import constructor_error
+from lightning_cl._types import refuse_words_for_numbers
 from lightning_cl.errors import InputError
 from lightning_cl.files import write_json
 
@@ -32,12 +36,12 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     single = hydra.mode != RunMode.MULTIRUN
     name = method_name(hydra.overrides.task, hydra.runtime.choices)
     results = run_config(cfg, run_dir, name, show=single)
-    references = [m for m in cfg.reference_methods or [] if m != name] if single else []
     results["reference_methods"] = {}
-    for reference in references:
-        results["reference_methods"][reference] = run_config(
-            _with_method(reference), run_dir / "references" / reference, reference, show=False
-        )
+    for reference in [m for m in cfg.reference_methods or [] if m != name]:
+        folder = run_dir / "references" / reference
+        # a sweep trains none, but what a single run of the same job has trained stays in its results
+        if single or (folder / "results.json").is_file():
+            results["reference_methods"][reference] = run_config(_with_method(reference), folder, reference, show=False)
     write_json(run_dir / "results.json", results)
     path = report.write_report(run_dir)
     if single:
@@ -47,14 +51,16 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
 
 def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict[str, Any]:
     """Build stream, module and callbacks of one config, and learn the stream in ``run_dir``."""
-    from hydra.utils import instantiate
-
     from lightning_cl import report
     from lightning_cl.sequence import run_sequence
 
     _quiet()
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    refuse_words_for_numbers(config)
+    if not isinstance(config["callbacks"], dict):
+        raise InputError(f"callbacks={config['callbacks']!r}", "a mapping", "method=NAME fills it")
+    trainer = instantiate(cfg.trainer, _convert_="all")
+    _built("trainer", config["trainer"], lambda: trainer(logger=False, enable_checkpointing=False))
     stream = instantiate(cfg.stream, _convert_="all")
     module = build_module(cfg, stream)
     # an experiment may tune methods that this run does not use; those entries have no _target_
@@ -65,8 +71,8 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
         list(callbacks.values()),
         run_dir=run_dir,
         method=name,
-        trainer=instantiate(cfg.trainer, _convert_="all"),
-        loggers=[instantiate(logger, _convert_="all") for logger in (cfg.get("loggers") or {}).values()],
+        trainer=trainer,
+        loggers=[_logger(key, logger) for key, logger in (cfg.get("loggers") or {}).items()],
         config={key: value for key, value in config.items() if key not in ("loggers",)} | {"method": name},
         progress_bar=_bar(cfg.progress_bar, show),
         on_task_end=report.task_table if show else None,
@@ -74,10 +80,26 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
     )
 
 
+def _built(key: str, section: dict[str, Any], build: Callable[[], Any]) -> Any:
+    """What ``build`` gives; a section of the config whose constructor refuses its arguments is bad input."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    try:
+        return build()
+    except InputError:
+        raise
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
+        overrides = HydraConfig.get().overrides.task
+        raise constructor_error(key, section.get("_target_", key), error, overrides) from error
+
+
+def _logger(key: str, section: DictConfig) -> Callable[..., Any]:
+    make = instantiate(section, _convert_="all")
+    return lambda **keywords: _built(f"loggers.{key}", dict(section), lambda: make(**keywords))
+
+
 def build_module(cfg: DictConfig, stream: Any) -> Any:
     """The config's LightningModule, from seeded weights; ours is told the stream's shape and a fixed head's classes."""
-    from hydra.utils import instantiate
-
     from lightning_cl import _compat
     from lightning_cl.functional.seeding import derive_seed
 
@@ -88,13 +110,16 @@ def build_module(cfg: DictConfig, stream: Any) -> Any:
             extra["class_names"] = stream.class_names
     with _compat.seeded(derive_seed(cfg.seed, "model")):
         try:
-            return instantiate(cfg.model, **extra, _convert_="all")
+            module = instantiate(cfg.model, **extra, _convert_="all")
         except (OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
                 f"model {error}", "a model that can be built here", "give weights as a local path, or null"
             ) from error
+    if extra:  # a module of ours builds its optimizer from the config: better now than in the first fit
+        _built("optimizer", dict(cfg.optimizer), module.configure_optimizers)
+    return module
 
 
 def _bar(choice: Any, show: bool) -> bool:

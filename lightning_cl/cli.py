@@ -1,5 +1,7 @@
 """``lightning-cl`` and ``python -m lightning_cl``. Nothing heavy is imported before it is needed."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,25 +32,31 @@ groups (choose one with group=option; method takes several: method=[ewc,er])
 Every value can be overridden: --cfg job shows all, --info how they were composed, --hydra-help Hydra's own flags.
 The same command goes on where it was stopped; resume=never starts anew. Results: runs/<stream>/<method>/.../
 """
+_errors: list[Exception] = []
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 for bad input, 1 for a sweep with failed jobs."""
+    """Run the command line.
+
+    Returns:
+        0; 1 for a sweep with failed jobs; 2 for bad input, after one line about it on standard error; 130 or 143 for a
+        run that was interrupted or terminated.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in ("-h", "--help", "help"):
-        print(help_text(), end="")
-        return 0
     if arguments and arguments[0] in SUBCOMMANDS:
         command = import_module(SUBCOMMANDS[arguments[0]][0]).main
-        return _reported(lambda: command(arguments[1:]))
-    return _reported(lambda: _hydra(arguments))
+        return _reported(lambda: command(arguments[1:]), [])
+    if "-h" in arguments or "--help" in arguments or arguments == ["help"]:
+        print(help_text(), end="")
+        return 0
+    return _reported(lambda: _hydra(arguments), arguments)
 
 
 def help_text() -> str:
     """Groups are read from the config folder, without Hydra."""
     root = conf_dir()
     rows = []
-    for group in sorted(p for p in root.iterdir() if p.is_dir() and p.name != "hydra"):
+    for group in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in ("hydra", "__pycache__")):
         options = sorted(f.relative_to(group).with_suffix("").as_posix() for f in group.rglob("*.yaml"))
         rows.append(f"  {group.name + ':':<12}{', '.join(options)}")
     subcommands = [f"  {name:<12}{text}" for name, (_, text) in SUBCOMMANDS.items()]
@@ -66,8 +74,11 @@ def job(cfg: Any) -> None:
         from lightning_cl.sweep import recorded
 
         recorded(app.run_job, cfg)
-    else:
+        return
+    try:
         app.run_job(cfg)
+    except Exception as error:  # Hydra would print a line of its own before it hands the error over
+        _errors.append(error)
 
 
 def _hydra(arguments: list[str]) -> int:
@@ -76,26 +87,54 @@ def _hydra(arguments: list[str]) -> int:
     from lightning_cl import sweep
     from lightning_cl._conf import register_resolvers
 
+    _check_flags(arguments)
     register_resolvers()
+    _errors.clear()
+    sweep.failed_jobs.clear()
     before, sys.argv = sys.argv, [sys.argv[0] or "lightning-cl", *arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     finally:
         sys.argv = before
+    if _errors:
+        raise _errors.pop()
     return 1 if sweep.failed_jobs else 0
 
 
-def _reported(command: Callable[[], int]) -> int:
+def _check_flags(arguments: list[str]) -> None:
+    """Hydra's parser prints its usage and exits; one line is enough."""
+    from hydra._internal.utils import get_args_parser
+
+    from lightning_cl.errors import InputError
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            get_args_parser().parse_args(arguments)
+    except SystemExit as end:
+        if end.code:
+            given = said.getvalue().strip().rpartition("error: ")[2]
+            raise InputError(given, "overrides and Hydra's own flags", "lightning-cl --hydra-help lists them") from None
+        raise
+
+
+def _reported(command: Callable[[], int], overrides: Sequence[str]) -> int:
     """Turn what a person did wrong into one line and exit code 2; bugs keep their traceback."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands errors over instead of printing them
     try:
         return command()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Lightning turns Ctrl-C and SIGTERM into SystemExit, the latter with code 0
+        terminated = type(end).__name__ == "SIGTERMException"
+        if not (terminated or isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)):
+            return end.code if isinstance(end.code, int) else 1 if end.code else 0
+        print(f"{'terminated' if terminated else 'interrupted'}; the same command goes on", file=sys.stderr)
+        return 143 if terminated else 130
     except Exception as error:
-        line = one_line(error)
+        from lightning_cl._messages import one_line
+
+        line = one_line(error, overrides)
         if line is None or wanted == "1":
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -105,22 +144,3 @@ def _reported(command: Callable[[], int]) -> int:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = wanted
-
-
-def one_line(error: BaseException) -> str | None:
-    """The line for an error that bad input causes; None for what looks like a bug."""
-    from lightning_cl.errors import InputError
-
-    seen: BaseException | None = error
-    while seen is not None:  # Hydra and joblib wrap what a constructor raised
-        if isinstance(seen, InputError):
-            return " ".join(str(seen).split())
-        seen = seen.__cause__ or seen.__context__
-    text = " ".join(str(error).split())
-    module = type(error).__module__
-    if module.startswith(("hydra.", "omegaconf.", "antlr4")):
-        hint = "lightning-cl --help lists groups and options, --cfg job all keys"
-        return f"{text}; expected a config that composes. HINT: {hint}"
-    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return f"{text}; expected a readable and writable path. HINT: check data_dir and hydra.run.dir"
-    return None

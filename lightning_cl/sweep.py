@@ -2,35 +2,43 @@
 
 import json
 import logging
-import os
 import shutil
-import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from lightning_cl._conf import register_resolvers
+
 log = logging.getLogger(__name__)
-RECORDS = "LIGHTNING_CL_SWEEP_RECORDS"  # jobs may be other processes, so they find the folder in the environment
+RECORDS = "LIGHTNING_CL_SWEEP_RECORDS"
 failed_jobs: list[str] = []
+
+register_resolvers()  # a launcher's worker process imports this module before it composes a job
 
 
 class SweepSummary(Callback):
-    """Prints a summary when a multirun ends; jobs of it that failed are named."""
+    """Prints a summary when a multirun ends; jobs of it that failed are named.
+
+    Jobs may be other processes on other machines, so each writes its record into a folder in the sweep's own, whose
+    name they find in an environment variable that Hydra sets for every job.
+    """
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        """Make a folder for the jobs' records."""
-        os.environ[RECORDS] = tempfile.mkdtemp(prefix="lightning-cl-sweep-")
+        """Name a folder for the jobs' records."""
+        self.name = f".sweep-{uuid.uuid4().hex}"
+        config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{RECORDS}={self.name}")
         failed_jobs.clear()
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Read the records and print them."""
         from lightning_cl.report import sweep_summary
 
-        folder = Path(os.environ.pop(RECORDS))
+        folder = Path(config.hydra.sweep.dir) / self.name
         jobs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
         shutil.rmtree(folder, ignore_errors=True)
         failed_jobs.extend(job["name"] for job in jobs if job["status"] != "finished")
@@ -41,7 +49,8 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
     """Run a job and write down how it went; an error ends this job only."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lightning_cl.cli import one_line
+    from lightning_cl._messages import one_line
+    from lightning_cl.files import write_json
 
     hydra, start = HydraConfig.get(), time.perf_counter()
     record: dict[str, Any] = {
@@ -56,11 +65,9 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
         results = run(cfg) or {}
         record.update({key: results.get(key) for key in ("status", "average_accuracy", "forgetting")})
     except Exception as error:
-        record["error"] = one_line(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        record["error"] = (
+            one_line(error, hydra.overrides.task) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        )
         log.info("job failed\n%s", traceback.format_exc())
     record["seconds"] = time.perf_counter() - start
-    folder = os.environ.get(RECORDS)
-    if folder:
-        (Path(folder) / f"{int(hydra.job.num):06d}.json").write_text(json.dumps(record))
-    elif record["error"]:
-        raise RuntimeError(record["error"])
+    write_json(Path(hydra.sweep.dir) / hydra.job.env_set[RECORDS] / f"{int(hydra.job.num):06d}.json", record)

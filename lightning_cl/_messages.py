@@ -1,0 +1,187 @@
+"""What the command line says about an error that bad input causes: one line, with the closest thing that exists."""
+
+import difflib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lightning_cl._conf import conf_dir, register_resolvers
+from lightning_cl.errors import InputError
+
+MORE = "lightning-cl --help lists groups and options, --cfg job all keys"
+
+
+def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str | None:
+    """The line for an error that bad input causes; None for what looks like a bug.
+
+    Args:
+        error: What was raised, perhaps around what caused it.
+        overrides: The command line's ``key=value`` arguments, to name the value that is to blame.
+    """
+    found = _input_error(error, [str(text) for text in overrides])
+    return " ".join(str(found).split()) if found else None
+
+
+def _input_error(error: BaseException, overrides: list[str]) -> InputError | None:
+    chain = list(_chain(error))
+    for seen in chain:  # Hydra and joblib wrap what a constructor raised
+        if isinstance(seen, InputError):
+            return seen
+    for seen in chain:
+        kind, text = type(seen).__name__, str(seen)
+        if kind == "InstantiationException":
+            return _constructor(seen, text, overrides)
+        if kind == "MissingMandatoryValue":
+            key = getattr(seen, "full_key", None) or text.rpartition(" ")[2]
+            return InputError(f"{key} is not set", "a value", f"set {key}=VALUE")
+        if kind == "OverrideParseException":
+            return _grammar(getattr(seen, "override", ""))
+        if kind == "MissingConfigException" or re.search(r"Could not (find|load) '", text):
+            option = re.search(r"Could not (?:find|load) '([^']*)'", text)
+            if option:
+                return _option(option.group(1), overrides)
+        present = re.search(r"An item is already at '([^']*)'", text)
+        if present:
+            given = _given(present.group(1), overrides)
+            return InputError(f"{given}, a key that the config has", "no + before it", f"write {given.lstrip('+')}")
+        unknown = re.match(r"Could not override '([^']*)'", text)
+        if unknown:
+            return _key(unknown.group(1), overrides)
+    text = " ".join(str(error).split())
+    if type(error).__module__.startswith(("hydra.", "omegaconf.", "antlr4")):
+        return InputError(text[:300], "a config that composes", MORE)
+    if isinstance(error, OSError):
+        return InputError(text, "a readable and writable path", "check data_dir and hydra.run.dir")
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _given(key: str, overrides: Iterable[str]) -> str:
+    """The overrides at or below a key, as they were typed; the key itself if it was not typed."""
+    names = [(text.lstrip("+~").partition("=")[0], text) for text in overrides]
+    return ", ".join(text for name, text in names if name == key or name.startswith(f"{key}.")) or key
+
+
+def _blamed(why: str, overrides: Iterable[str]) -> str:
+    """The overrides whose key or value an error's text names."""
+    found = []
+    for text in overrides:
+        key, _, value = text.lstrip("+~").partition("=")
+        words = [re.escape(word) for word in (key.rpartition(".")[2], value) if word]
+        if re.search(rf"(?<![\w.-])({'|'.join(words)})(?![\w.])", why):
+            found.append(text)
+    return ", ".join(found)
+
+
+def _grammar(override: str) -> InputError:
+    from lightning_cl.cli import SUBCOMMANDS
+
+    close = difflib.get_close_matches(override, SUBCOMMANDS, n=1)
+    hint = f"did you mean the subcommand {close[0]}? It comes first" if close else MORE
+    return InputError(repr(override), f"group=option, key=value, or a subcommand ({', '.join(SUBCOMMANDS)})", hint)
+
+
+def _option(path: str, overrides: list[str]) -> InputError:
+    group, _, option = path.partition("/")
+    root = conf_dir() / group
+    options = sorted(file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml"))
+    close = difflib.get_close_matches(option, options, n=1)
+    hint = f"did you mean {group}={close[0]}?" if close else MORE
+    return InputError(f"{group}={option}", f"one of {', '.join(options)}", hint)
+
+
+def _key(key: str, overrides: list[str]) -> InputError:
+    config = _composed([text for text in overrides if text.lstrip("+~").partition("=")[0] != key])
+    parent, _, name = key.rpartition(".")
+    section: Any = config
+    for part in parent.split(".") if parent else []:
+        section = section.get(part) if isinstance(section, dict) else None
+    target = section.get("_target_") if isinstance(section, dict) else None
+    arguments = _arguments(target)
+    given = _given(key, overrides)
+    if name in arguments:
+        return InputError(f"{given}, which the config leaves at its default", "a + before it", f"write +{given}")
+    keys = [*_paths(config), *(path.name for path in conf_dir().iterdir() if path.is_dir())]
+    keys += [f"{parent}.{argument}" for argument in arguments]
+    same_name = [known for known in keys if known.rpartition(".")[2] == name]
+    close = list(dict.fromkeys([*same_name, *difflib.get_close_matches(key, keys, n=3)]))[:3]
+    hint = f"did you mean {' or '.join(close)}?" if close else MORE
+    return InputError(f"{given} (no such key)", "a key of the config", hint)
+
+
+def _constructor(error: BaseException, text: str, overrides: list[str]) -> InputError:
+    key = re.search(r"full_key: (\S+)", text)
+    target = re.search(r"target '([^']+)'", text)
+    name = target.group(1) if target else "the target"
+    if "Error locating target" in text:
+        root = list(_chain(error))[-1]
+        given = f"{_given(key.group(1), overrides) if key else name} ({root})"
+        return InputError(given, f"{name} to be a class or function", f"check that python can import {name}")
+    cause = error.__cause__ or error.__context__ or error
+    return constructor_error(key.group(1) if key else name, name, cause, overrides)
+
+
+def constructor_error(key: str, target: str, cause: BaseException, overrides: Sequence[str] = ()) -> InputError:
+    """What is said when the constructor of a section of the config refuses its arguments.
+
+    Args:
+        key: The section, for example ``"trainer"``.
+        target: Import path of the constructor.
+        cause: What it raised.
+        overrides: The command line's, to name the value that is to blame.
+    """
+    why = " ".join(str(cause).split())[:300]
+    given = f"{_blamed(why, overrides) or _given(key, overrides)} ({why})"
+    if isinstance(cause, ImportError):
+        return InputError(given, f"the packages that {target} needs", "install them; pyproject.toml lists our extras")
+    wrong = re.search(r"unexpected keyword argument '(\w+)'", why)
+    if wrong:
+        arguments = _arguments(target)
+        close = difflib.get_close_matches(wrong.group(1), arguments, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(arguments)}"
+        return InputError(given, f"an argument of {target}", hint)
+    return InputError(given, f"arguments that {target} takes", "HYDRA_FULL_ERROR=1 shows where it failed")
+
+
+def _arguments(target: Any) -> list[str]:
+    """Names of a constructor's arguments; none if it cannot be found."""
+    try:
+        parameters = inspect.signature(pkgutil.resolve_name(str(target))).parameters.values()
+    except Exception:
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+
+
+def _composed(overrides: list[str]) -> dict[str, Any]:
+    """The config that these overrides give, or without any where they do not compose."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    register_resolvers()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            for attempt in (overrides, []):
+                try:
+                    config: Any = OmegaConf.to_container(compose("config", overrides=attempt))
+                except Exception:  # another override may be wrong too, or be a sweep's list
+                    continue
+                return config if isinstance(config, dict) else {}
+    finally:
+        GlobalHydra.instance().hydra = before
+    return {}
+
+
+def _paths(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items() if isinstance(config, dict) else []:
+        yield f"{prefix}{key}"
+        yield from _paths(value, f"{prefix}{key}.")
