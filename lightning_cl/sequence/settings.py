@@ -82,6 +82,12 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}", "an integer >= 1", "leave it out for the default")
+        if not isinstance(self.seed, int):
+            raise InputError(f"seed={self.seed!r}", "an integer", "set seed=0")
+        if not isinstance(self.num_workers, int) or self.num_workers < 0:
+            raise InputError(f"num_workers={self.num_workers!r}", "an integer >= 0", "set num_workers=0")
+        if self.limit_tasks is not None and (not isinstance(self.limit_tasks, int) or self.limit_tasks < 1):
+            raise InputError(f"limit_tasks={self.limit_tasks!r}", "an integer >= 1, or null", "leave it out")
         every = self.evaluate_every_n_steps
         if every is not None and (not isinstance(every, int) or every < 1):
             raise InputError(f"evaluate_every_n_steps={every!r}", "an integer >= 1, or null", "leave it out")
