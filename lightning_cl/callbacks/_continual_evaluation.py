@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lightning_cl import _compat
+from lightning_cl.callbacks._flops import CountedLoader
 from lightning_cl.errors import InputError
 from lightning_cl.streams.loader import TaskLoader
 
@@ -23,7 +24,8 @@ class ContinualEvaluation(Callback):
     def __init__(self, state: Any, task: Any) -> None:
         self.state, self.task = state, task
         self.rows: list[dict[str, Any]] = []
-        self._last = -1
+        self.flops = 0
+        self._last = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse modules whose logits are not known."""
@@ -39,25 +41,31 @@ class ContinualEvaluation(Callback):
             return
         self._last = step
         with _compat.evaluating(pl_module), torch.no_grad():
-            accuracy = [self._accuracy(pl_module, task) for task in self.state.stream[: self.task.id + 1]]
+            accuracy = [self._accuracy(trainer, pl_module, t) for t in self.state.stream[: self.task.id + 1]]
         self.rows.append({"task": self.task.id, "step": step, "accuracy": accuracy})
 
-    def _accuracy(self, module: Any, task: Any) -> float:
+    def _accuracy(self, trainer: Any, module: Any, task: Any) -> float:
         correct = 0
-        for batch in TaskLoader(task.test, self.state.settings.eval_batch_size):
-            x, y, *rest = (part.to(module.device) for part in batch)
-            correct += int((module(x, *rest).argmax(1) == y).sum())
+        precision = trainer.precision_plugin
+        with CountedLoader(TaskLoader(task.test, self.state.settings.eval_batch_size)) as loader:
+            for batch in loader:
+                x, y, *rest = (part.to(module.device) for part in batch)
+                with precision.forward_context():
+                    correct += int((module(precision.convert_input(x), *rest).argmax(1) == y).sum())
+        self.flops += loader.flops
         return correct / len(task.test)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Hand the values over."""
         before = sum(self.state.progress["steps"].get(str(t), 0) for t in range(self.task.id))
         self.state.progress["continual"] += [{**row, "step": row["step"] + before} for row in self.rows]
+        self.state.progress["evaluation_flops"] += self.flops
 
     def state_dict(self) -> dict[str, Any]:
         """Values of the fit so far."""
-        return {"version": 1, "rows": self.rows, "last": self._last}
+        return {"version": 1, "rows": list(self.rows), "last": self._last, "flops": self.flops}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on."""
         self.rows, self._last = list(state_dict["rows"]), state_dict["last"]
+        self.flops = state_dict["flops"]

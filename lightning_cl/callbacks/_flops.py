@@ -1,6 +1,6 @@
 """Counts the work of a fit: FLOPs of one real step of each kind, times how often it ran."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -28,12 +28,17 @@ class FlopCounter(Callback):
         """FLOPs so far."""
         return sum(flops * self.samples.get(kind, 0) // size for kind, (flops, size) in self.measured.items())
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look how much is trainable; a fit that goes on inside an epoch starts none."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look how much is trainable."""
         self._trainable = sum(p.requires_grad for p in pl_module.parameters())
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start measuring if a step of this kind has not been seen."""
+        self._leave()
         shapes = [leaf.shape for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
         self._size = next((int(shape[0]) for shape in shapes if shape), 1)
         self._kind = f"{[tuple(shape[1:]) for shape in shapes]} {self._trainable}"
@@ -44,22 +49,31 @@ class FlopCounter(Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Stop measuring: an optimizer's elementwise work is not counted, and slow to watch."""
         if pl_module.automatic_optimization:  # otherwise more of the step follows
-            self._stop()
+            self._measure()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the step."""
-        self._stop()
+        self._measure()
         self.samples[self._kind] = self.samples.get(self._kind, 0) + self._size
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave no dispatch mode behind; a hook may have skipped the batch that was to be measured."""
+        self._leave()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave no dispatch mode behind."""
-        self._stop()
+        self._leave()
 
-    def _stop(self) -> None:
-        if self._mode is not None:
-            self._mode.__exit__(None, None, None)
-            self.measured[self._kind] = [int(self._mode.get_total_flops()), self._size]
-            self._mode = None
+    def _measure(self) -> None:
+        mode = self._leave()
+        if mode is not None:
+            self.measured[self._kind] = [int(mode.get_total_flops()), self._size]
+
+    def _leave(self) -> FlopCounterMode | None:
+        mode, self._mode = self._mode, None
+        if mode is not None:
+            mode.__exit__(None, None, None)
+        return mode
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured and counted."""
@@ -73,6 +87,8 @@ class FlopCounter(Callback):
 class CountedLoader:
     """Passes a loader's batches on; what is done with the first batch is measured, and scaled by samples.
 
+    Use it in a ``with`` block: an exception in the pass would else leave the measuring dispatch mode behind.
+
     Args:
         loader: Any iterable of batches.
     """
@@ -80,34 +96,40 @@ class CountedLoader:
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self.dataset = getattr(loader, "dataset", None)
-        self.flops = 0
+        self._first = self._samples = self._measured = 0
+        self._mode: FlopCounterMode | None = None
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of what was done with the batches so far."""
+        return round(self._measured * self._samples / self._first) if self._first else 0
+
+    def __enter__(self) -> "CountedLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
 
     def __iter__(self) -> Iterator[Any]:
         """The batches."""
-        return self._measured(self.loader)
+        try:
+            for batch in self.loader:
+                self._stop()
+                size = next((len(x) for x in tree_leaves(batch) if isinstance(x, Tensor) and x.dim()), 1)
+                self._samples += size
+                if not self._first:
+                    self._first, self._mode = size, FlopCounterMode(display=False)
+                    self._mode.__enter__()
+                yield batch
+        finally:
+            self._stop()
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self.loader)
 
-    def _measured(self, loader: Iterable[Any]) -> Iterator[Any]:
-        first, samples, mode = 0, 0, None
-        try:
-            for batch in loader:
-                if mode is not None:
-                    self._close(mode)
-                    mode = None
-                size = next((len(x) for x in tree_leaves(batch) if isinstance(x, Tensor) and x.dim()), 1)
-                samples += size
-                if first == 0:
-                    first, mode = size, FlopCounterMode(display=False)
-                    mode.__enter__()
-                yield batch
-        finally:
-            if mode is not None:
-                self._close(mode)
-            self.flops = round(self.flops * samples / first) if first else 0
-
-    def _close(self, mode: FlopCounterMode) -> None:
-        mode.__exit__(None, None, None)
-        self.flops = int(mode.get_total_flops())
+    def _stop(self) -> None:
+        mode, self._mode = self._mode, None
+        if mode is not None:
+            mode.__exit__(None, None, None)
+            self._measured = int(mode.get_total_flops())

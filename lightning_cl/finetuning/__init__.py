@@ -4,8 +4,8 @@ from lightning_cl._lazy import lazy
 
 _WHERE = {
     "FineTuningModule": "module",
-    "MLP": "backbones",
-    "TorchvisionBackbone": "backbones",
+    "MLP": "mlp",
+    "TorchvisionBackbone": "torchvision_backbone",
     "ClassifierHead": "head",
 }
 __all__ = sorted(_WHERE)

@@ -40,8 +40,9 @@ class ClassifierHead(nn.Module):
             for name in new
         ]
         block = torch.stack(rows).to(self.weight)
-        self.weight = nn.Parameter(torch.cat([self.weight.detach(), block[:, :-1]]))
-        self.bias = nn.Parameter(torch.cat([self.bias.detach(), block[:, -1]]))
+        for name, rows_of in (("weight", block[:, :-1]), ("bias", block[:, -1])):
+            old = getattr(self, name)
+            setattr(self, name, nn.Parameter(torch.cat([old.detach(), rows_of]), requires_grad=old.requires_grad))
         self.class_names += new
         return len(new)
 

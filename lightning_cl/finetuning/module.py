@@ -18,14 +18,18 @@ class FineTuningModule(LightningModule):
 
     Batches are ``(x, y)`` or ``(x, y, task)``. In ``setup("fit")`` the module reads ``seen_tasks`` (or ``task``) from
     the DataModule and adds the classes that are new, before optimizers are built and before a checkpoint is restored.
-    Checkpoints hold plain values only, so ``FineTuningModule.load_from_checkpoint(path)`` rebuilds a grown model
-    from the file alone when the backbone is one of ours.
+    Row i of the head is class ``class_names[i]``, and label i of the data has to be that class. Checkpoints hold
+    plain values only, so ``FineTuningModule.load_from_checkpoint(path)`` rebuilds a grown model from the file alone
+    when the backbone is one of ours; another one is given again: ``load_from_checkpoint(path, backbone=...)``.
+
+    With loaders that are not ours, give ``class_names`` up front.
 
     Args:
         backbone: An ``nn.Module`` giving features (N, d); or a callable that takes ``input_shape`` and returns one; or
             the plain values that a checkpoint holds.
         input_shape: Shape of one sample; needed to build a backbone and to measure d.
         class_names: Classes whose rows exist from the start.
+        tasks: Rows of each task, as far as tasks are known from the start.
         head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by
             task id (task-incremental). ``"fixed"``: only ``class_names``; a new class is an error.
         active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``,
@@ -41,7 +45,8 @@ class FineTuningModule(LightningModule):
         seed: Seed of new head rows.
 
     Raises:
-        InputError: For values outside these, a class that a fixed head does not have, or a backbone of wrong output.
+        InputError: For values outside these, no classes at all, a class that a fixed head does not have, labels in
+            another order than the rows, a backbone of wrong output, or one that a checkpoint does not hold.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class FineTuningModule(LightningModule):
         *,
         input_shape: Sequence[int] | None = None,
         class_names: Sequence[str] = (),
+        tasks: Sequence[Sequence[int]] = (),
         head: Literal["growing", "multi", "fixed"] = "growing",
         active_classes: Literal["seen", "task", "all"] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
@@ -60,7 +66,6 @@ class FineTuningModule(LightningModule):
         metric: Callable[..., Any] | None = None,
         metric_name: str = "accuracy",
         seed: int = 0,
-        tasks: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         if head not in ("growing", "multi", "fixed"):
@@ -70,6 +75,12 @@ class FineTuningModule(LightningModule):
         if isinstance(backbone, dict):
             backbone = backbone_from_spec(backbone)
         elif not isinstance(backbone, nn.Module):
+            if not callable(backbone):
+                raise InputError(
+                    f"backbone={backbone!r}",
+                    "a module; a checkpoint holds only backbones of lightning_cl.finetuning",
+                    "pass your own again: load_from_checkpoint(path, backbone=MyBackbone())",
+                )
             backbone = backbone(input_shape)
         self.backbone = backbone
         self.head = ClassifierHead(_feature_dim(backbone, input_shape), class_names, seed)
@@ -94,7 +105,7 @@ class FineTuningModule(LightningModule):
             logger=False,
         )
         self.eval_metrics = nn.ModuleList()  # one for each dataloader; they keep nothing in the state dict
-        self._learn_classes(class_names, tasks)
+        self.learn_classes(class_names, tasks)
 
     @property
     def class_names(self) -> list[str]:
@@ -103,21 +114,40 @@ class FineTuningModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Add the rows of the classes that the DataModule's tasks bring."""
-        datamodule = self.trainer.datamodule if self._trainer is not None else None
-        tasks = getattr(datamodule, "seen_tasks", None) or [getattr(datamodule, "task", None)]
-        if stage != "fit" or tasks[-1] is None:
+        if stage != "fit":
             return
-        names = {i: name for task in tasks for i, name in zip(task.class_indices, task.classes, strict=True)}
-        if self.head_kind == "fixed":
-            missing = [name for name in names.values() if name not in self.class_names]
-            if missing:
-                raise InputError(f"new classes {missing}", "classes of the fixed head", "use head='growing'")
-        self._learn_classes([names[i] for i in sorted(names)], [task.class_indices for task in tasks])
+        datamodule = getattr(self._trainer, "datamodule", None)
+        task = getattr(datamodule, "task", None)
+        if hasattr(task, "class_indices"):
+            self._learn_tasks(getattr(datamodule, "seen_tasks", None) or [task])
+        if not self.class_names:
+            raise InputError(
+                "a head without classes", "class_names, or a task's data", "pass class_names=['cat', 'dog']"
+            )
 
-    def _learn_classes(self, class_names: Sequence[str], tasks: Sequence[Sequence[int]]) -> None:
+    def _learn_tasks(self, tasks: Sequence[Any]) -> None:
+        names = {i: name for task in tasks for i, name in zip(task.class_indices, task.classes, strict=True)}
+        rows = list(dict.fromkeys([*self.class_names, *(names[i] for i in sorted(names))]))
+        if self.head_kind == "fixed" and len(rows) > len(self.class_names):
+            raise InputError(
+                f"new classes {rows[len(self.class_names) :]}", "classes of the fixed head", "use head='growing'"
+            )
+        for i, name in names.items():
+            if rows[i : i + 1] != [name]:
+                raise InputError(
+                    f"class {name!r} is label {i} of the data and row {rows.index(name)} of the head",
+                    f"labels in the order of the head's rows, {rows}",
+                    "give the stream's classes in that order, or start from a head without rows",
+                )
+        # a task that comes alone stands behind those learnt before
+        before = self.tasks[: tasks[0].id] if len(tasks) == 1 else []
+        self.learn_classes(rows, [*before, *(task.class_indices for task in tasks)])
+
+    def learn_classes(self, class_names: Sequence[str], tasks: Sequence[Sequence[int]] = ()) -> None:
+        """Add rows for the names that are new, and set which rows belong to which task so far."""
         self.head.add_classes(class_names)
         self.tasks = [[int(i) for i in task] for task in tasks] if tasks else self.tasks
-        self.hparams.update(class_names=list(self.class_names), tasks=self.tasks)  # type: ignore[attr-defined]
+        self.hparams.update(class_names=list(self.class_names), tasks=self.tasks)
         n = len(self.class_names)
         table = torch.zeros(max(1, len(self.tasks)), n, dtype=torch.bool)
         task_of = torch.full((n,), -1)
@@ -132,7 +162,7 @@ class FineTuningModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Grow to the checkpoint's classes before its weights are loaded."""
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        self._learn_classes(saved.get("class_names", []), saved.get("tasks", []))
+        self.learn_classes(saved.get("class_names", []), saved.get("tasks", []))
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
         """Logits (N, C) of inputs (N, ...); classes that evaluation does not read are masked."""
@@ -141,14 +171,15 @@ class FineTuningModule(LightningModule):
     def _mask(self, logits: Tensor, active: str, *, y: Tensor | None = None, task: Tensor | None = None) -> Tensor:
         if active == "all" or (active == "seen" and self._all_seen):
             return logits
-        masks = {name: mask.to(logits.device) for name, mask in self._masks.items()}
+        if self._masks["seen"].device != logits.device:
+            self._masks = {name: mask.to(logits.device) for name, mask in self._masks.items()}
         if active == "seen":
-            return mask_logits(logits, masks["seen"])
+            return mask_logits(logits, self._masks["seen"])
         if task is None:
             if y is None:
                 raise InputError("a batch without task ids", "(x, y, task)", "use stream.scenario=task_incremental")
-            task = masks["task_of"][y]
-        return mask_logits(logits, masks["table"][task])
+            task = self._masks["task_of"][y]
+        return mask_logits(logits, self._masks["table"][task])
 
     def importance_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the training loss and their targets: what the Fisher information is taken of."""
@@ -161,7 +192,8 @@ class FineTuningModule(LightningModule):
         logits, y = self.importance_logits(batch)
         loss = self.loss(logits, y)
         # logging costs more than a small model's step, so only on the steps that loggers read
-        if self._trainer is not None and self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        trainer: Any = self._trainer
+        if trainer is not None and trainer.global_step % trainer.log_every_n_steps == 0:
             self.log("train_loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -170,7 +202,7 @@ class FineTuningModule(LightningModule):
         logits = self(x, *rest)
         while len(self.eval_metrics) <= dataloader_idx:
             self.eval_metrics.append(self.metric_factory(num_classes=len(self.class_names)).to(self.device))
-        metric = self.eval_metrics[dataloader_idx]
+        metric: Any = self.eval_metrics[dataloader_idx]
         metric.update(logits, y)
         name, where = f"{prefix}_{self.metric_name}", f"eval_metrics.{dataloader_idx}"
         self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), metric_attribute=where)
@@ -219,8 +251,9 @@ def _accuracy(num_classes: int) -> Any:
 
 
 def _feature_dim(backbone: nn.Module, input_shape: Sequence[int] | None) -> int:
-    if hasattr(backbone, "feature_dim"):
-        return int(backbone.feature_dim)
+    given: Any = getattr(backbone, "feature_dim", None)
+    if given is not None:
+        return int(given)
     if input_shape is None:
         raise InputError("a backbone without feature_dim", "input_shape=(...) to measure it", "pass input_shape")
     was_training = backbone.training
