@@ -94,8 +94,16 @@ def _built(key: str, section: dict[str, Any], build: Callable[[], Any]) -> Any:
 
 
 def _logger(key: str, section: DictConfig) -> Callable[..., Any]:
+    """``save_dir -> logger``, the same one at every call, so that all tasks write into one."""
     make = instantiate(section, _convert_="all")
-    return lambda **keywords: _built(f"loggers.{key}", dict(section), lambda: make(**keywords))
+    made: list[Any] = []
+
+    def logger(**keywords: Any) -> Any:
+        if not made:
+            made.append(_built(f"loggers.{key}", dict(section), lambda: make(**keywords)))
+        return made[0]
+
+    return logger
 
 
 def build_module(cfg: DictConfig, stream: Any) -> Any:
