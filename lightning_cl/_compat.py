@@ -75,7 +75,7 @@ def unpatched(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def training_step_of(module: Any) -> Callable[[Any, int], Any]:
-    """``(batch, batch_idx) -> output`` of the user's own ``training_step``, which gets batch_idx only if it takes it."""
+    """``(batch, batch_idx) -> output`` of the user's own ``training_step``, which gets batch_idx if it takes it."""
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
     step = unpatched(module.training_step)
@@ -166,12 +166,12 @@ def rng_state() -> dict[str, Any]:
 
     import numpy as np
 
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
-        "numpy": [str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(cached)],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, "int64")), int(position), int(has_gauss), float(cached)],
         "python": [version, torch.tensor(internal, dtype=torch.int64), gauss],
     }
 

@@ -59,7 +59,6 @@ def compute_importance(
         def logits_fn(module: Any, batch: Any) -> tuple[Tensor, Tensor]:
             return module.importance_logits(batch)
 
-    batches = _Batches(trainer, module, loader, first_batch_only)
     with (
         _compat.seeded(derive_seed(seed, "importance")),
         kept_state(module),
@@ -68,6 +67,8 @@ def compute_importance(
         _compat.evaluating(module),
         _input_errors(),
     ):
+        # in here, because an iterator of a DataLoader draws a global random number
+        batches = _Batches(trainer, module, loader, first_batch_only)
         if logits_fn is None and loss_fn is None:
             reason = (
                 "its batches cannot be split into samples" if batches.whole else why_no_logits(module, batches.first)
@@ -109,7 +110,9 @@ class _Batches:
         # one pass only: some loaders count what is done with their batches, others cannot be read twice
         self.iterator = iter(loader)
         try:
-            self.first = self._moved(next(self.iterator))
+            # a loader that measures what is done with its batches must not begin outside the pass
+            first = loader.peek() if hasattr(loader, "peek") else next(self.iterator)
+            self.first = self._moved(first)
         except StopIteration:
             raise InputError(
                 "a dataloader without batches", "the task's training data", "check its length, and drop_last"

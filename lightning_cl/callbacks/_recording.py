@@ -28,7 +28,7 @@ class RecordingOptimizer(torch.optim.Optimizer):
         """What Lightning's own wrapper calls the optimizer behind it."""
         return self
 
-    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """Record; a closure is run first, as every optimizer does."""
         result = closure() if closure is not None else None
         for group in self.param_groups:

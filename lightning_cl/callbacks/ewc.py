@@ -130,7 +130,8 @@ class EWC(MethodCallback):
 
     def _plan(self, module: Any, optimizer: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """The optimizer's parameters beside their importances and anchors; kept until its groups change."""
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        # trainable ones, because a schedule may thaw some between two steps
+        count = sum(p.requires_grad for group in optimizer.param_groups for p in group["params"])
         known = self._plans.get(id(optimizer))
         if known is not None and known[0] == count:
             parameters, importances, anchors = known[1:]
@@ -173,7 +174,8 @@ class EWC(MethodCallback):
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         new = self._importance_of(trainer, module, loader, quiet=self._rehearsed)
         self._rehearsed = False
-        parameters = {name: p.detach().float() for name, p in module.named_parameters() if name in new}
+        # half-precision weights are anchored in fp32
+        parameters = {name: p.detach().to(new[name].dtype) for name, p in module.named_parameters() if name in new}
         old = {name: (self.importance[name], self.anchor[name]) for name in self.importance}
         importance = {name: a.to(parameters.get(name, a).device) for name, (a, _) in old.items()}
         anchor = {name: b.to(parameters.get(name, b).device) for name, (_, b) in old.items()}
