@@ -68,6 +68,8 @@ def _restored(value: Any, content: Any) -> Any:
     if content is None:
         return value
     if isinstance(value, Tensor):
+        if value.is_inference():  # of a Trainer's evaluation; nothing outside of one can have changed it
+            return value
         with torch.no_grad():
             return value.copy_(content)
     if isinstance(value, list):
