@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,6 +52,27 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def loadable(value: Any) -> Any:
+    """What of a value a checkpoint may hold: tensors, primitives and containers of them; other entries are left out."""
+    import torch
+
+    if isinstance(value, Mapping):
+        return {key: loadable(item) for key, item in value.items() if _is_loadable(item)}
+    if type(value) in (list, tuple):
+        return type(value)(loadable(item) for item in value)
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+
+def _is_loadable(value: Any) -> bool:
+    import torch
+
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str | int | float | bool) for key in value)
+    if type(value) in (list, tuple):
+        return all(_is_loadable(item) for item in value)
+    return value is None or type(value) in (str, int, float, bool, bytes) or isinstance(value, torch.Tensor)
 
 
 def _finite(value: Any) -> Any:

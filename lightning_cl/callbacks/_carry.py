@@ -52,5 +52,7 @@ def _fit(value: Any, parameter: Tensor) -> Any:
         return value
     if value.dim() == 0:  # a step count, which optimizers keep on the CPU
         return value.clone()
-    grown = pad_to(value, parameter.shape) if value.shape != parameter.shape else value.clone()
+    # factored states (Adafactor's rows and columns) have another shape than their parameter, and are taken as they are
+    grows = value.shape != parameter.shape and value.dim() == parameter.dim()
+    grown = pad_to(value, parameter.shape) if grows else value.clone()
     return torch.as_tensor(grown, device=parameter.device)

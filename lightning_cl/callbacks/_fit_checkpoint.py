@@ -4,15 +4,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+from lightning_cl import _compat_loops as loops
+from lightning_cl.files import loadable
 
 
 class FitCheckpoint(Checkpoint):
     """Writes the whole fit to one file every n optimizer steps, atomically.
 
-    The file is written when a batch is done. After an epoch's last batch it waits for the validation that follows,
-    because a resumed fit would otherwise skip it. It is a ``Checkpoint``, so that Lightning runs it after all other
-    callbacks.
+    It writes only where Lightning goes on exactly as it would have: after a batch; after the validation that follows a
+    batch; and, when an epoch is over, before the next one starts, when its last hooks and its ``ReduceLROnPlateau`` are
+    done too (:class:`BeforeEpoch` tells it). It does not write when the fit is about to end: what a killed run then
+    repeats is no more than n steps either. It is a ``Checkpoint``, so that Lightning runs it after other callbacks.
+
+    Not restored: means over an epoch of what a module logs in ``training_step``; after a kill they are of the rest.
 
     Args:
         path: The file; only the newest state is kept.
@@ -21,35 +27,97 @@ class FitCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every_n_steps: int) -> None:
         self.path, self.every_n_steps = path, every_n_steps
-        self._saved = 0
+        self.before_epoch = BeforeEpoch(self)
+        self._saved = self._last = 0
+        self._stride = 1  # optimizer steps of one batch; manual optimization may take several
         self._waiting = False
+        self._saving = ""
+        self._state: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Count from the step at which this fit starts or goes on."""
-        self._saved = trainer.global_step
+        self._saved = self._last = trainer.global_step
         self._waiting = False
+        loaded, self._loaded = self._loaded, {}
+        if loaded:
+            trainer.should_stop = loaded["should_stop"]
+            # a plateau may be judged by a value of an epoch before
+            trainer.callback_metrics.update(loaded["metrics"])
+            if loaded["where"] == "between epochs":
+                loops.start_epoch_anew(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save when it is due."""
-        due = trainer.global_step - self._saved >= self.every_n_steps
-        if not due:
+        """Save when it is due and nothing belongs to this batch any more."""
+        self._stride = max(self._stride, trainer.global_step - self._last)
+        self._last = trainer.global_step
+        if not self._due(trainer) or trainer.is_last_batch or loops.accumulating(trainer):
             return
-        validates = trainer.is_last_batch and trainer.enable_validation and trainer.num_val_batches
-        if validates:
-            self._waiting = True
-        else:
-            self._save(trainer)
+        self._waiting = loops.validation_follows(trainer)
+        if not self._waiting:
+            self._save(trainer, "after a batch")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Save what waited for the validation."""
         if self._waiting:
-            self._save(trainer)
+            self._save(trainer, "after a batch")
 
-    def _save(self, trainer: Any) -> None:
+    def save_before_epoch(self, trainer: Any) -> None:
+        """Save what waited for the end of an epoch."""
+        if self._due(trainer):
+            self._save(trainer, "between epochs")
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Leave out hyperparameters that ``weights_only=True`` would not read; a resumed module has its own."""
+        if not self._saving:
+            return
+        name = getattr(pl_module, "CHECKPOINT_HYPER_PARAMS_KEY", "hyper_parameters")
+        checkpoint[name] = loadable(checkpoint.get(name, {}))
+        checkpoint.pop(getattr(pl_module, "CHECKPOINT_HYPER_PARAMS_TYPE", "hparams_type"), None)
+        if self._saving == "between epochs":
+            loops.as_between_epochs(checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the loop the file was written, and what Lightning forgets."""
+        return dict(self._state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until the training starts."""
+        self._loaded = dict(state_dict)
+
+    def _due(self, trainer: Any) -> bool:
+        steps = trainer.global_step - self._saved
+        return steps > 0 and steps + self._stride > self.every_n_steps
+
+    def _save(self, trainer: Any, where: str) -> None:
+        self._waiting = False
+        if loops.ending(trainer):
+            return
+        metrics = {key: value.detach().cpu() for key, value in trainer.callback_metrics.items()}
+        self._state = {"version": 1, "where": where, "should_stop": trainer.should_stop, "metrics": metrics}
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        trainer.save_checkpoint(temporary)
+        self._saving = where
+        try:
+            trainer.save_checkpoint(temporary, weights_only=False)
+        finally:
+            self._saving, self._state = "", {}
         if trainer.is_global_zero:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
-        self._saved, self._waiting = trainer.global_step, False
+        self._saved = trainer.global_step
+
+
+class BeforeEpoch(Callback):
+    """Stands before all other callbacks, so that what they do at an epoch's start is not yet in the checkpoint.
+
+    Args:
+        checkpoint: Whom it tells.
+    """
+
+    def __init__(self, checkpoint: FitCheckpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The epoch before is over in every respect."""
+        self.checkpoint.save_before_epoch(trainer)

@@ -1,6 +1,7 @@
 """Counts the work of a fit: FLOPs of one real step of each kind, times how often it ran."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -97,6 +98,7 @@ class CountedLoader:
         self.loader = loader
         self.dataset = getattr(loader, "dataset", None)
         self._first = self._samples = self._measured = 0
+        self._source: Iterable[Any] = loader
         self._mode: FlopCounterMode | None = None
 
     @property
@@ -113,7 +115,7 @@ class CountedLoader:
     def __iter__(self) -> Iterator[Any]:
         """The batches."""
         try:
-            for batch in self.loader:
+            for batch in self._source:
                 self._stop()
                 size = next((len(x) for x in tree_leaves(batch) if isinstance(x, Tensor) and x.dim()), 1)
                 self._samples += size
@@ -123,6 +125,16 @@ class CountedLoader:
                 yield batch
         finally:
             self._stop()
+
+    def peek(self) -> Any:
+        """The first batch, before the pass: what is done with it now is not measured, and the pass has it again.
+
+        The mode that measures may not be entered outside, and left inside, an ``inference_mode`` or ``enable_grad``.
+        """
+        batches = iter(self.loader)
+        first = next(batches)
+        self._source = itertools.chain([first], batches)
+        return first
 
     def __len__(self) -> int:
         """Number of batches."""

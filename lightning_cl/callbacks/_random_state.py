@@ -10,7 +10,8 @@ from lightning_cl import _compat
 class RandomState(Callback):
     """Puts the global generators' states into checkpoints, and restores them in ``on_fit_start``.
 
-    (Restored later, in ``on_train_start``, a resumed run differs from an uninterrupted one.)
+    Restored later, in ``on_train_start``, a resumed run differs from an uninterrupted one: the loaders' iterators are
+    made in between. It belongs behind the callbacks that draw random numbers in ``on_fit_start`` themselves.
     """
 
     def __init__(self) -> None:

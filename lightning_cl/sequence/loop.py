@@ -1,20 +1,53 @@
 """``learn_task`` runs a task's stages; ``run_sequence`` loops over it."""
 
+import contextlib
 import logging
 import resource
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from lightning_cl import _compat
 from lightning_cl.errors import InputError
 from lightning_cl.files import write_json
+from lightning_cl.functional.seeding import derive_seed
 from lightning_cl.sequence.results import build_results, publish_model
 from lightning_cl.sequence.settings import Settings
-from lightning_cl.sequence.stages import evaluate, stages_of
+from lightning_cl.sequence.stages import Stopped, evaluate, stages_of
 from lightning_cl.sequence.state import SequenceState
 from lightning_cl.sequence.store import load_boundary, save_boundary
 from lightning_cl.streams.task import Task
 
 log = logging.getLogger(__name__)
+
+
+def open_run(state: SequenceState) -> bool:
+    """Go on where the state's run folder says, or begin there; True if there is something to go on from.
+
+    Done by :func:`learn_task` at the first task, and never twice. Call it before to know which task is next::
+
+        state = SequenceState(module, stream, callbacks, Settings(run_dir="run"))
+        open_run(state)
+        for task in stream[state.progress["task"] :]:
+            learn_task(state, task)
+
+    Raises:
+        InputError: If the folder holds another run, or files that cannot be read.
+    """
+    if state.opened:
+        return False
+    state.opened = True
+    if load_boundary(state):
+        progress = state.progress
+        log.info("going on with task %d, stage %d of %s", progress["task"], progress["stage"], state.settings.run_dir)
+        return True
+    if state.settings.evaluate_random_init:
+        with _compat.seeded(derive_seed(state.settings.seed, "random init")):
+            evaluate(state, None)
+    save_boundary(state)
+    return False
 
 
 def learn_task(state: SequenceState, task: Task) -> SequenceState:
@@ -31,9 +64,12 @@ def learn_task(state: SequenceState, task: Task) -> SequenceState:
         InputError: If another task is next, or for what the stages refuse.
         Stopped: If training was asked to stop.
     """
+    open_run(state)
     if task.id != state.progress["task"]:
         raise InputError(
-            f"task {task.id} when task {state.progress['task']} is next", "the tasks in order", "use run_sequence"
+            f"task {task.id} when task {state.progress['task']} is next",
+            "the tasks in order, from the first that is not done",
+            "use run_sequence, or begin at open_run(state)",
         )
     stages = stages_of(state)
     if state.settings.training_data == "all" and task.id < state.n_tasks - 1:
@@ -41,13 +77,12 @@ def learn_task(state: SequenceState, task: Task) -> SequenceState:
     for position, stage in enumerate(stages):
         if position < state.progress["stage"]:
             continue
-        with state.timed(task.id, stage.name):
+        with _running(state, task, stage.name):
             stage.run(state, task)
         state.progress["stage"] = position + 1
         save_boundary(state)
-        _forget_fit(state, task)
     if stages:
-        with state.timed(task.id, "evaluate"):
+        with _running(state, task, "evaluate"):
             evaluate(state, task)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     state.progress.update(task=task.id + 1, stage=0, peak_rss=max(rss, state.progress["peak_rss"]))
@@ -79,17 +114,20 @@ def run_sequence(
         The results, as in ``results.json``.
 
     Raises:
-        InputError: For bad input; tasks that are finished stay on disk.
+        InputError: For bad input; tasks that are finished stay on disk, and ``results.json`` names the error until
+            the run has gone on.
     """
     state = SequenceState(module, stream, list(callbacks), Settings(**settings))
     run_dir = state.settings.run_dir
-    if load_boundary(state):
-        log.info("going on with task %d, stage %d of %s", state.progress["task"], state.progress["stage"], run_dir)
-    elif state.settings.evaluate_random_init:
-        _prepare_random_init(state)
+    open_run(state)
     first = state.progress["task"]
     for task in stream[first : state.n_tasks]:
-        learn_task(state, task)
+        try:
+            learn_task(state, task)
+        except Exception as error:
+            if not isinstance(error, Stopped):
+                _record_failure(state, error)
+            raise
         if task.id < state.n_tasks - 1:
             results = build_results(state, "running")
             _write(run_dir, results)
@@ -104,17 +142,13 @@ def run_sequence(
     return results
 
 
-def _prepare_random_init(state: SequenceState) -> None:
-    """Evaluate before training, on a copy that knows all classes."""
-    import copy
-
-    module = state.module
-    state.module = copy.deepcopy(module)
-    if hasattr(state.module, "_learn_classes"):
-        tasks = [t.class_indices for t in state.stream]
-        state.module._learn_classes(state.stream.class_names, tasks)
-    evaluate(state, None)
-    state.module = module
+def _record_failure(state: SequenceState, error: Exception) -> None:
+    """Say in ``results.json`` that and why the run failed, beside the tasks that are finished."""
+    said = " ".join(str(error).split())
+    said = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
+    # what went wrong may be the disk
+    with contextlib.suppress(OSError, InputError):
+        _write(state.settings.run_dir, build_results(state, "failed", error=said))
 
 
 def _write(run_dir: Any, results: dict[str, Any]) -> None:
@@ -122,8 +156,20 @@ def _write(run_dir: Any, results: dict[str, Any]) -> None:
         write_json(run_dir / "results.json", results)
 
 
-def _forget_fit(state: SequenceState, task: Task) -> None:
-    """Remove the mid-fit checkpoint once the stage behind it is on disk."""
-    checkpoint = state.fit_checkpoint(task.id)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+@contextmanager
+def _running(state: SequenceState, task: Task, stage: str) -> Iterator[None]:
+    """Around a stage: its own random numbers, so that they do not depend on what was run before it, and its time.
+
+    Lightning turns Ctrl-C into a ``SystemExit`` and mutes it from then on; here it is a ``KeyboardInterrupt`` again.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        with state.timed(task.id, stage), _compat.seeded(derive_seed(state.settings.seed, stage, task.id)):
+            yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from end

@@ -1,9 +1,12 @@
 """The stages that every method has: fit, consolidate, evaluate."""
 
+import contextlib
 import copy
+from pathlib import Path
 from typing import Any
 
 from lightning_cl import _compat
+from lightning_cl.callbacks._best import BestWeights
 from lightning_cl.callbacks._carry import CarryOptimizer
 from lightning_cl.callbacks._continual_evaluation import ContinualEvaluation
 from lightning_cl.callbacks._fit_checkpoint import FitCheckpoint
@@ -13,7 +16,7 @@ from lightning_cl.callbacks._progress import TaskProgressBar
 from lightning_cl.callbacks._random_state import RandomState
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
-from lightning_cl.functional.seeding import derive_seed
+from lightning_cl.loggers import count_on
 from lightning_cl.sequence.state import SequenceState, Stage
 from lightning_cl.streams.datamodule import TaskDataModule
 from lightning_cl.streams.loader import TaskLoader
@@ -57,59 +60,91 @@ def task_data(state: SequenceState, task: Task) -> TaskDataModule:
 def fit(state: SequenceState, task: Task) -> None:
     """Train on a task with a new Trainer, or go on with a training that was killed."""
     settings, run_dir = state.settings, state.settings.run_dir
-    checkpoint = state.fit_checkpoint(task.id)
+    checkpoint = state.fit_checkpoint()
     resuming = checkpoint is not None and checkpoint.is_file()
+    if resuming:
+        _check_readable(checkpoint)
     if settings.reinitialize:
         state.module = copy.deepcopy(state.initial_module)
     flops, carry = FlopCounter(), CarryOptimizer(state.optimizer)
-    callbacks: list[Any] = [RandomState(), FiniteLoss(), *state.callbacks, flops]
+    callbacks: list[Any] = [FiniteLoss(), *state.fit_callbacks(), flops]
     if settings.optimizer_state == "keep":
         callbacks.append(carry)
     if settings.evaluate_every_n_steps:
         callbacks.append(ContinualEvaluation(state, task))
-    best = _best_checkpoint(state, task)
+    best = _best_weights(state, task)
     callbacks += [best] if best else []
+    callbacks.append(RandomState())
+    first = []
     if checkpoint is not None:
         callbacks.append(FitCheckpoint(checkpoint, settings.checkpoint_every_n_steps))
+        first.append(callbacks[-1].before_epoch)
     given = getattr(settings.trainer, "keywords", {})
+    steps_before = sum(state.progress["steps"].values())
+    loggers = [count_on(make(save_dir=str(run_dir)), steps_before) for make in settings.loggers]
     bar = settings.progress_bar and given.get("enable_progress_bar", True)
     if bar:
         callbacks.append(TaskProgressBar(f"task {task.id + 1}/{state.n_tasks} {settings.method}"))
     trainer = state.trainer(
+        first=first,
         callbacks=callbacks,
-        logger=[make(save_dir=str(run_dir), version=f"task{task.id:04d}") for make in settings.loggers] or False,
+        logger=loggers or False,
         default_root_dir=str(run_dir) if run_dir else None,
-        enable_checkpointing=bool(best or checkpoint),
+        enable_checkpointing=checkpoint is not None,
         enable_progress_bar=bar,
     )
-    with _compat.seeded(derive_seed(settings.seed, "fit", task.id)):
+    try:
         trainer.fit(
             state.module,
             datamodule=task_data(state, task),
             ckpt_path=str(checkpoint) if resuming else None,
             weights_only=True if resuming else None,
         )
+    except RuntimeError as error:
+        if not resuming or "loading state_dict" not in str(error):
+            raise
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} does not fit the model ({' '.join(str(error).split())[:200]})",
+            "the same model",
+            "resume=never starts anew",
+        ) from error
     if not _compat.ended_normally(trainer):
+        refuse_to_go_on(trainer)
         raise Stopped(f"stopped in task {task.id} at step {trainer.global_step}; the same command goes on")
-    if best and best.best_model_path:
-        state.module.load_state_dict(load_state(best.best_model_path)["state_dict"])
+    if best:
+        best.load_into(state.module)
     state.optimizer = carry.state
     state.progress["steps"][str(task.id)] = trainer.global_step
     state.progress["flops"].setdefault(str(task.id), {})["fit"] = flops.total
 
 
-def _best_checkpoint(state: SequenceState, task: Task) -> Any:
-    if state.settings.select == "last":
-        return None
-    if task.validation is None or state.settings.run_dir is None:
-        raise InputError("select='best' without validation data", "a validation split", "set validation_fraction=0.1")
-    from lightning.pytorch.callbacks import ModelCheckpoint
+def _check_readable(checkpoint: Path | None) -> None:
+    assert checkpoint is not None
+    try:
+        load_state(checkpoint)
+    except Exception as error:
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} cannot be read ({type(error).__name__})",
+            "an intact checkpoint",
+            "delete it to train this task from its start",
+        ) from error
 
-    return ModelCheckpoint(
-        dirpath=state.settings.run_dir / "checkpoints" / f"best-task{task.id:04d}",
-        monitor=state.settings.monitor,
-        mode=state.settings.monitor_mode,
-    )
+
+def _best_weights(state: SequenceState, task: Task) -> BestWeights | None:
+    settings = state.settings
+    if settings.select == "last":
+        return None
+    if task.validation is None:
+        raise InputError("select='best' without validation data", "a validation split", "set validation_fraction=0.1")
+    return BestWeights(settings.monitor, settings.monitor_mode)
+
+
+def refuse_to_go_on(trainer: Any) -> None:
+    """Leave, as Lightning does in the middle of a loop, if SIGTERM came in its last step."""
+    if trainer.received_sigterm:
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+        raise SIGTERMException
 
 
 def consolidate(state: SequenceState, task: Task) -> None:
@@ -119,33 +154,53 @@ def consolidate(state: SequenceState, task: Task) -> None:
     state.module.to(device)
     flops = 0
     for callback in state.method_callbacks:
-        loader = CountedLoader(loader_of.importance_dataloader())
-        callback.consolidate(None, state.module, loader)
+        with CountedLoader(loader_of.importance_dataloader()) as loader, state.as_fitted():
+            callback.consolidate(None, state.module, loader)
         flops += loader.flops
     state.progress["flops"].setdefault(str(task.id), {})["consolidate"] = flops
 
 
 def evaluate(state: SequenceState, task: Task | None) -> None:
     """Fill the accuracy matrix's row of a task, in one pass over all tasks; before any training if task is None."""
-    count = len(state.stream) if task is None or state.settings.evaluate_future else task.id + 1
-    tests = [t.test for t in state.stream[:count]]
-    row = _accuracies(state, tests)
-    row += [None] * (len(state.stream) - len(row))
+    seen = 0 if task is None else task.id + 1
+    tests = [t.test for t in state.stream]
+    row = _accuracies(state, state.module, tests[:seen])
+    if seen < len(tests) and (task is None or state.settings.evaluate_future):
+        row += _accuracies(state, _knowing_all_classes(state), tests[seen:])
+    row += [None] * (len(tests) - len(row))
     if task is None:
         state.progress["random_init"] = row
         return
     state.progress["rows"][str(task.id)] = row
-    validation = [t.validation for t in state.stream[:count]]
+    validation = [t.validation for t in state.stream[:seen]]
     if all(data is not None for data in validation):
-        row = _accuracies(state, validation)
+        row = _accuracies(state, state.module, validation)
         state.progress["validation_rows"][str(task.id)] = row + [None] * (len(state.stream) - len(row))
 
 
-def _accuracies(state: SequenceState, data: list[Any]) -> list[float | None]:
+def _knowing_all_classes(state: SequenceState) -> Any:
+    """The module for tasks that are still to come; one that grows is copied, and gets their rows, untrained."""
+    if not hasattr(state.module, "learn_classes"):
+        return state.module
+    module = copy.deepcopy(state.module)
+    module.learn_classes(state.stream.class_names, [t.class_indices for t in state.stream])
+    return module
+
+
+def _accuracies(state: SequenceState, module: Any, data: list[Any]) -> list[float | None]:
     settings = state.settings
-    loaders = [CountedLoader(TaskLoader(d, settings.eval_batch_size, num_workers=settings.num_workers)) for d in data]
-    trainer = state.trainer(enable_progress_bar=False, enable_checkpointing=False)
-    trainer.test(state.module, dataloaders=loaders, verbose=False)
+    if not data:
+        return []
+    with contextlib.ExitStack() as stack:
+        loaders = [
+            stack.enter_context(
+                CountedLoader(TaskLoader(d, settings.eval_batch_size, num_workers=settings.num_workers))
+            )
+            for d in data
+        ]
+        trainer = state.trainer(enable_progress_bar=False, enable_checkpointing=False)
+        trainer.test(module, dataloaders=loaders, verbose=False)
+    refuse_to_go_on(trainer)
     state.progress["evaluation_flops"] += sum(loader.flops for loader in loaders)
     name = f"test_{settings.metric}"
     values: list[float | None] = []

@@ -2,13 +2,16 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.sequence.settings import Settings
+
+LIGHTNING = ("lightning.", "pytorch_lightning.")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class SequenceState:
     progress: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     initial_module: Any = None
+    opened: bool = False  # whether the run folder has been looked at
 
     def __post_init__(self) -> None:
         """Start with nothing learnt."""
@@ -70,22 +74,46 @@ class SequenceState:
         """Callbacks that consolidate."""
         return [c for c in self.callbacks if isinstance(c, MethodCallback)]
 
+    @contextmanager
+    def as_fitted(self) -> Iterator[None]:
+        """Inside the block, what a schedule among the callbacks has not thawed requires no gradient."""
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                if hasattr(callback, "as_fitted"):
+                    stack.enter_context(callback.as_fitted(self.module))
+            yield
+
     @property
     def n_tasks(self) -> int:
         """Tasks to be learnt."""
         return min(len(self.stream), self.settings.limit_tasks or len(self.stream))
 
-    def fit_checkpoint(self, task: int) -> Path | None:
-        """The file from which a killed fit of this task goes on."""
-        return self.settings.run_dir / "checkpoints" / f"fit-task{task:04d}.ckpt" if self.settings.run_dir else None
+    @property
+    def boundary(self) -> str:
+        """Name of the boundary that was reached last."""
+        return f"task{self.progress['task']:04d}-stage{self.progress['stage']}"
 
-    def trainer(self, **keywords: Any) -> Any:
-        """A new Trainer with the user's settings, and these over them; callbacks are added to the user's."""
+    def fit_checkpoint(self) -> Path | None:
+        """The file from which a killed fit of the present stage goes on."""
+        run_dir = self.settings.run_dir
+        return run_dir / "checkpoints" / f"fit-{self.boundary}.ckpt" if run_dir is not None else None
+
+    def fit_callbacks(self) -> list[Any]:
+        """The callbacks for one fit; Lightning's own (EarlyStopping) count within a fit: each gets new copies."""
+        return [copy.deepcopy(c) if type(c).__module__.startswith(LIGHTNING) else c for c in self.callbacks]
+
+    def trainer(self, *, first: Sequence[Any] = (), **keywords: Any) -> Any:
+        """A new Trainer with the user's settings, and these over them; callbacks are added to the user's.
+
+        Args:
+            first: Callbacks before the user's.
+            **keywords: The Trainer's; ``callbacks`` stand behind the user's.
+        """
         from lightning.pytorch import Trainer
 
         factory: Any = self.settings.trainer or Trainer
         own = list(getattr(factory, "keywords", {}).get("callbacks") or [])
-        keywords["callbacks"] = [*copy.deepcopy(own), *keywords.get("callbacks", [])]
+        keywords["callbacks"] = [*first, *copy.deepcopy(own), *keywords.get("callbacks", [])]
         keywords.setdefault("logger", False)
         defaults: dict[str, Any] = {
             "use_distributed_sampler": False,

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lightning_cl.errors import InputError
-from lightning_cl.files import load_state, save_state, write_json
-from lightning_cl.sequence.state import SequenceState
+from lightning_cl.files import load_state, loadable, save_state, write_json
+from lightning_cl.sequence.settings import Settings
+from lightning_cl.sequence.state import LIGHTNING, SequenceState
 
 # what may differ between the parts of one run: where it runs and how it is watched, not what it computes
 OUTSIDE = {
@@ -15,6 +17,8 @@ OUTSIDE = {
     *("reference_methods", "progress_bar"),
 }
 GROWABLE = ("stream.n_tasks", "limit_tasks")
+NOT_COMPARED = ("run_dir", "trainer", "loggers", "config")
+INITIAL = "task0000-stage0"
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -33,25 +37,26 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def identity(settings: Settings) -> dict[str, Any]:
+    """What a half-done run may not change: the config, and the settings that are plain values."""
+    plain = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in NOT_COMPARED}
+    return json.loads(json.dumps(flatten({**plain, **settings.config})))
+
+
 def save_boundary(state: SequenceState) -> None:
     """Write model, learner and progress after a stage; the progress file is renamed last, so it never lies."""
     run_dir = state.settings.run_dir
     if run_dir is None:
         return
-    progress = state.progress
+    progress, stem = state.progress, state.boundary
     folder = run_dir / "checkpoints"
-    stem = f"task{progress['task']:04d}-stage{progress['stage']}"
     model: dict[str, Any] = {"state_dict": state.module.state_dict(), "pytorch-lightning_version": _lightning()}
     if dict(getattr(state.module, "hparams", {})):
-        model[state.module.CHECKPOINT_HYPER_PARAMS_KEY] = dict(state.module.hparams)
+        model[state.module.CHECKPOINT_HYPER_PARAMS_KEY] = loadable(dict(state.module.hparams))
     if hasattr(state.module, "on_save_checkpoint"):
         state.module.on_save_checkpoint(model)
     save_state(folder / f"{stem}.model.ckpt", model)
-    learner = {
-        "version": 1,
-        "callbacks": {c.state_key: c.state_dict() for c in state.callbacks if hasattr(c, "state_dict")},
-        "optimizer": state.optimizer,
-    }
+    learner = {"version": 1, "callbacks": _states(state), "optimizer": state.optimizer}
     save_state(folder / f"{stem}.learner.ckpt", learner)
     before = _read(run_dir)
     write_json(
@@ -61,19 +66,23 @@ def save_boundary(state: SequenceState) -> None:
             "checkpoint": stem,
             "previous": before["checkpoint"] if before else None,
             "config_hash": config_hash(state.settings.config),
-            "config": flatten(state.settings.config),
+            "config": identity(state.settings),
             "fingerprints": [state.stream.fingerprint(t) for t in range(min(progress["task"] + 1, len(state.stream)))],
             "progress": progress,
         },
     )
     keep = {stem, before["checkpoint"] if before else stem}
-    for file in folder.glob("task*-stage*.ckpt"):
-        if file.name.split(".")[0] not in keep:
-            file.unlink(missing_ok=True)
+    if state.settings.reinitialize:
+        keep.add(INITIAL)
+    _tidy(folder, keep)
 
 
 def load_boundary(state: SequenceState) -> bool:
-    """Go on where the run folder says; False if there is nothing to go on from."""
+    """Go on where the run folder says; False if there is nothing to go on from.
+
+    Raises:
+        InputError: If the run folder holds another run, other tasks, or files that cannot be read.
+    """
     run_dir = state.settings.run_dir
     if run_dir is None:
         return False
@@ -82,27 +91,25 @@ def load_boundary(state: SequenceState) -> bool:
         return False
     saved = _read(run_dir)
     if saved is None:
+        # a fit's checkpoint without a progress file belongs to a run that nobody knows
+        _tidy(run_dir / "checkpoints", set())
         return False
     _refuse_changes(state, saved, run_dir)
     stem = run_dir / "checkpoints" / saved["checkpoint"]
-    try:
-        model, learner = load_state(f"{stem}.model.ckpt"), load_state(f"{stem}.learner.ckpt")
-    except Exception as error:
+    learner = _load(f"{stem}.learner.ckpt")
+    if state.settings.reinitialize:
+        _load_model(state.initial_module, stem.with_name(f"{INITIAL}.model.ckpt"))
+    _load_model(state.module, f"{stem}.model.ckpt")
+    known, own = learner["callbacks"], _states(state)
+    if known.keys() != own.keys():
         raise InputError(
-            f"checkpoint {str(stem)!r} cannot be read ({type(error).__name__})", "an intact checkpoint", "resume=never"
-        ) from error
-    if hasattr(state.module, "on_load_checkpoint"):
-        state.module.on_load_checkpoint(model)
-    try:
-        state.module.load_state_dict(model["state_dict"])
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"checkpoint {str(stem)!r} does not fit the model ({first})", "the same model", "resume=never"
-        ) from error
-    for callback in state.callbacks:
-        if callback.state_key in learner["callbacks"] and hasattr(callback, "load_state_dict"):
-            callback.load_state_dict(learner["callbacks"][callback.state_key])
+            f"callbacks {sorted(own)} for a half-done run of {sorted(known)}",
+            "the same callbacks",
+            "resume=never starts anew",
+        )
+    for callback in _stateful(state):
+        if known[callback.state_key]:
+            callback.load_state_dict(known[callback.state_key])
     state.optimizer = learner["optimizer"]
     state.progress = saved["progress"]
     return True
@@ -110,10 +117,59 @@ def load_boundary(state: SequenceState) -> bool:
 
 def clear(run_dir: Path) -> None:
     """Remove what an earlier run left, so that nothing of it is resumed."""
+    # a kill in here leaves either the old run at its last boundary, or no run at all
+    for file in (run_dir / "checkpoints").glob("fit-*.ckpt"):
+        file.unlink(missing_ok=True)
     for file in [run_dir / "sequence.json", run_dir / "results.json", run_dir / "model.ckpt"]:
         file.unlink(missing_ok=True)
-    for file in (run_dir / "checkpoints").glob("*.ckpt"):
-        file.unlink(missing_ok=True)
+    _tidy(run_dir / "checkpoints", set())
+
+
+def _tidy(folder: Path, keep: set[str]) -> None:
+    """Remove boundaries other than these, mid-fit checkpoints that lie behind, and files that were never finished."""
+    for pattern in ("task*-stage*.ckpt", "fit-*.ckpt", ".task*.tmp", ".fit-*.tmp"):
+        for file in folder.glob(pattern):
+            if file.name.split(".")[0] not in keep:
+                file.unlink(missing_ok=True)
+
+
+def _stateful(state: SequenceState) -> list[Any]:
+    """Callbacks whose state outlives a fit."""
+    return [c for c in state.callbacks if hasattr(c, "state_dict") and not type(c).__module__.startswith(LIGHTNING)]
+
+
+def _states(state: SequenceState) -> dict[str, Any]:
+    states = {c.state_key: c.state_dict() for c in _stateful(state)}
+    if len(states) < len(_stateful(state)):
+        raise InputError(
+            f"callbacks with the same state_key, of {sorted(states)}", "one state for each", "give each its own name="
+        )
+    return states
+
+
+def _load(path: str | Path) -> dict[str, Any]:
+    try:
+        return load_state(path)
+    except Exception as error:
+        raise InputError(
+            f"checkpoint {str(path)!r} cannot be read ({type(error).__name__})",
+            "an intact checkpoint",
+            "resume=never starts anew",
+        ) from error
+
+
+def _load_model(module: Any, path: str | Path) -> None:
+    model = _load(path)
+    try:
+        if hasattr(module, "on_load_checkpoint"):
+            module.on_load_checkpoint(model)
+        module.load_state_dict(model["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise InputError(
+            f"checkpoint {str(path)!r} does not fit the model ({' '.join(str(error).split())[:200]})",
+            "the same model",
+            "resume=never starts anew",
+        ) from error
 
 
 def _read(run_dir: Path) -> dict[str, Any] | None:
@@ -128,7 +184,7 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _refuse_changes(state: SequenceState, saved: dict[str, Any], run_dir: Path) -> None:
-    old, new = saved["config"], json.loads(json.dumps(flatten(state.settings.config)))
+    old, new = saved["config"], identity(state.settings)
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _grew(key, old, new)]
     if differing:
         changes = ", ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in differing[:8])
