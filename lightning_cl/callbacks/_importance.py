@@ -110,9 +110,9 @@ class _Batches:
         # one pass only: some loaders count what is done with their batches, others cannot be read twice
         self.iterator = iter(loader)
         try:
-            # a loader that measures what is done with its batches must not begin outside the pass
-            first = loader.peek() if hasattr(loader, "peek") else next(self.iterator)
-            self.first = self._moved(first)
+            # a loader that measures what is done with its batches must not begin before the pass does
+            self.peeked = hasattr(loader, "peek")
+            self.first = self._moved(loader.peek() if self.peeked else next(self.iterator))
         except StopIteration:
             raise InputError(
                 "a dataloader without batches", "the task's training data", "check its length, and drop_last"
@@ -133,6 +133,8 @@ class _Batches:
         elif self.first_only:
             yield select(self.first, slice(0, min(2, batch_size(self.first))))
         else:
+            if self.peeked:
+                next(self.iterator)
             yield self.first
             yield from map(self._moved, self.iterator)
 
