@@ -30,7 +30,10 @@ def ended_normally(trainer: Any) -> bool:
         return True
     if epochs not in (None, -1) and trainer.fit_loop.epoch_progress.current.processed >= epochs:
         return True
-    return any(getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks)
+    # the epoch may be epoch 0
+    reasons = [getattr(callback, "stopping_reason", None) for callback in trainer.early_stopping_callbacks]
+    epochs_stopped = [getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks]
+    return any(epochs_stopped) or any(getattr(reason, "value", 0) for reason in reasons)
 
 
 def training_was_finished(trainer: Any, checkpoint: dict[str, Any]) -> bool:
