@@ -1,7 +1,6 @@
 """``results.json``: everything that was measured, derived from the accuracy matrix and the progress."""
 
 import importlib.metadata
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,29 @@ from lightning_cl.sequence.store import config_hash
 PACKAGES = ("lightning_cl", "torch", "lightning", "torchmetrics", "torchvision", "hydra-core")
 
 
-def build_results(state: SequenceState, status: str) -> dict[str, Any]:
-    """The results so far (schema 1); values that cannot be known yet are None."""
+def build_results(state: SequenceState, status: str, error: str | None = None) -> dict[str, Any]:
+    """The results so far (schema 1); values that cannot be known (yet) are None.
+
+    Metrics over the accuracy matrix are of the tasks learnt so far. With ``higher_is_better=False`` the differences
+    (forgetting, backward and forward transfer) change their sign: forgetting > 0 always means that it became worse.
+
+    Args:
+        state: The sequence.
+        status: ``running``, ``finished`` or ``failed``.
+        error: Why it failed, in one line.
+    """
     progress, settings, stream = state.progress, state.settings, state.stream
     matrix = _matrix(progress["rows"], len(stream))
-    learnt = matrix[: state.n_tasks]
-    known = [row[: state.n_tasks] for row in learnt] if status == "finished" else [r[: len(learnt)] for r in learnt]
+    learnt = max((int(task) + 1 for task in progress["rows"]), default=1)
+    known = [row[:learnt] for row in matrix[:learnt]]
+    random_init = progress["random_init"][:learnt] if progress["random_init"] else None
+    sign = 1 if settings.higher_is_better else -1
     validation = progress["validation_rows"]
     stages = {task: {stage: int(n) for stage, n in row.items()} for task, row in progress["flops"].items()}
     return {
         "schema": 1,
         "status": status,
+        "error": error,
         "stream": stream.name,
         "scenario": stream.scenario,
         "method": settings.method,
@@ -40,17 +51,17 @@ def build_results(state: SequenceState, status: str) -> dict[str, Any]:
             "total": sum(sum(row.values()) for row in stages.values()),
             "evaluation": progress["evaluation_flops"],
         },
-        "bytes_kept": _bytes_kept(settings.run_dir),
+        "bytes_kept": _bytes_kept(state),
         "average_accuracy": _number(F.average_accuracy(known)),
         "average_incremental_accuracy": _number(F.average_incremental_accuracy(known)),
-        "forgetting": _number(F.forgetting(known)),
-        "backward_transfer": _number(F.backward_transfer(known)),
-        "forward_transfer": _number(F.forward_transfer(known, _cut(progress["random_init"], len(known)))),
+        "forgetting": _number(F.forgetting(_times(sign, known))),
+        "backward_transfer": _number(F.backward_transfer(_times(sign, known))),
+        "forward_transfer": _number(F.forward_transfer(known, random_init) * sign),
         "learning_accuracy": _number(F.learning_accuracy(known)),
         "continual_evaluation": progress["continual"] or None,
         "min_accuracy": _min_accuracy(progress["continual"]),
         "per_task": [_per_task(state, task) for task in stream],
-        "trainable_parameters": sum(p.numel() for p in state.module.parameters() if p.requires_grad),
+        "trainable_parameters": _trainable(state),
         "method_state_bytes": {callback.name: callback.nbytes for callback in state.method_callbacks},
         "peak_rss_bytes": progress["peak_rss"],
         "versions": {name: _version(name) for name in PACKAGES},
@@ -61,7 +72,7 @@ def build_results(state: SequenceState, status: str) -> dict[str, Any]:
 
 def publish_model(state: SequenceState, run_dir: Path) -> None:
     """Put the model alone, without memory or importances, at ``model.ckpt``."""
-    source = run_dir / "checkpoints" / f"task{state.progress['task']:04d}-stage0.model.ckpt"
+    source = run_dir / "checkpoints" / f"{state.boundary}.model.ckpt"
     if source.is_file():
         atomic_write(run_dir / "model.ckpt", lambda file: file.write(source.read_bytes()))
 
@@ -77,16 +88,26 @@ def _per_task(state: SequenceState, task: Any) -> dict[str, Any]:
         "task": task.id,
         "name": task.name,
         "classes": list(task.classes),
-        "seconds": {names.get(stage, stage): value for stage, value in seconds.items()},
+        "seconds": {
+            **dict.fromkeys(("train", "consolidate", "evaluate")),
+            **{names.get(stage, stage): value for stage, value in seconds.items()},
+        },
         "steps": state.progress["steps"].get(str(task.id), 0),
     }
 
 
-def _bytes_kept(run_dir: Path | None) -> int | None:
+def _trainable(state: SequenceState) -> int:
+    """Parameters that were trained in the end; a part that is never thawed does not count."""
+    with state.as_fitted():
+        return sum(p.numel() for p in state.module.parameters() if p.requires_grad)
+
+
+def _bytes_kept(state: SequenceState) -> int | None:
     """Size of the newest boundary checkpoint: all that is needed to go on."""
-    files = sorted((run_dir / "checkpoints").glob("task*.ckpt"), key=os.path.getmtime) if run_dir else []
-    stem = files[-1].name.split(".")[0] if files else ""
-    return sum(file.stat().st_size for file in files if file.name.split(".")[0] == stem) if files else None
+    if state.settings.run_dir is None:
+        return None
+    files = (state.settings.run_dir / "checkpoints").glob(f"{state.boundary}.*.ckpt")
+    return sum(file.stat().st_size for file in files) or None
 
 
 def _min_accuracy(rows: list[dict[str, Any]]) -> float | None:
@@ -97,8 +118,8 @@ def _min_accuracy(rows: list[dict[str, Any]]) -> float | None:
     return _number(F.min_accuracy([row["task"] for row in rows], padded))
 
 
-def _cut(values: list[Any] | None, n: int) -> list[Any] | None:
-    return values[:n] if values is not None else None
+def _times(sign: int, matrix: list[list[float | None]]) -> list[list[float | None]]:
+    return [[value if value is None else sign * value for value in row] for row in matrix]
 
 
 def _number(value: float) -> float | None:
