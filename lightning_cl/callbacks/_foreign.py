@@ -1,12 +1,12 @@
 """Per-sample losses and logits of LightningModules that know nothing of us."""
 
+import contextlib
 import inspect
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_cl import _compat
@@ -16,7 +16,6 @@ from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import leaves, select
 from lightning_cl.memory import find_labels
 
-log = logging.getLogger(__name__)
 INPUT_NAMES = ("x", "input", "inputs", "image", "images", "data", "features", "pixel_values")
 
 
@@ -73,7 +72,10 @@ def why_no_logits(module: Any, batch: Any) -> str:
             return f"module(x) gives {describe(output)}, not logits of shape (N, C)"
         if len(y) == 0 or int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
             return f"labels do not lie in [0, {output.shape[1]})"
-        loss = loss_of(_compat.training_step_of(module)(batch, 0))
+        try:
+            loss = loss_of(_compat.training_step_of(module)(batch, 0))
+        except Exception as error:
+            return f"training_step raises {type(error).__name__} in eval mode"
         expected = cross_entropy(output.float(), y)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         return "training_step returns no loss"
@@ -92,13 +94,18 @@ def logits_of(module: Any, batch: Any) -> tuple[Tensor, Tensor]:
 class TrainingStepLoss:
     """``(module, batch of one) -> loss`` through the module's own ``training_step``.
 
-    Under manual optimization there is no loss; what is returned then is the linear function whose gradient is the one
-    that the optimizers would have stepped with. A batch of one that crashes or has no finite loss (``squeeze``, batch
-    statistics) is given as two copies of the sample, which leaves a mean loss as it is.
+    What is returned is not the loss itself but the linear function of the parameters that has its gradient, because
+    under manual optimization there is no loss, only gradients that the optimizers would have stepped with.
+
+    A batch of one that crashes or has no finite loss (``squeeze``, batch statistics) is given as two copies of the
+    sample, which leaves a mean loss as it is. A module whose ``forward`` gives something else in eval mode gets its training mode back, torch's own layers (dropout, batch norm) excepted.
 
     Raises:
-        InputError: If neither a batch of one nor one of two copies works.
+        InputError: If none of these works.
     """
+
+    #: (training mode, two copies), in the order of trying; what works is tried first from then on.
+    WAYS = ((False, False), (False, True), (True, False), (True, True))
 
     def __init__(self, trainer: Any, module: Any) -> None:
         if "dataloader_iter" in inspect.signature(module.training_step).parameters:
@@ -111,34 +118,31 @@ class TrainingStepLoss:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         manual = not getattr(module, "automatic_optimization", True)
         self.recorder = ManualRecorder(trainer, module) if manual else None
-        self.doubled = False
+        self.ways = list(self.WAYS)
         self.calls = 0
 
     def __call__(self, module: Any, batch: Any) -> Tensor:
         """The loss of one sample."""
         # every sample is another batch to modules that alternate between networks
         self.calls += 1
-        if isinstance(batch, list) and len(batch) == 1 and isinstance(batch[0], Whole):
-            whole = batch[0]
-            return self._single_or_pair(module, lambda: whole.batch, whole.pair)
-        return self._single_or_pair(module, lambda: batch, lambda: select(batch, torch.tensor([0, 0])))
-
-    def _single_or_pair(self, module: Any, single: Callable[[], Any], pair: Callable[[], Any] | None) -> Tensor:
+        whole = batch[0] if isinstance(batch, list) and len(batch) == 1 and isinstance(batch[0], Whole) else None
+        pair = whole.pair if whole is not None else lambda: select(batch, torch.tensor([0, 0]))
+        single = whole.batch if whole is not None else batch
         problem: Exception | None = None
-        if not self.doubled or pair is None:
+        for way in tuple(self.ways):
+            training, doubled = way
+            if doubled and pair is None:
+                continue
             try:
-                loss = self._loss(single())
-                if loss.isfinite().all() or pair is None:
-                    return loss
+                with _training(module) if training else contextlib.nullcontext():
+                    loss = self._loss(pair() if doubled and pair is not None else single)
             except Exception as error:  # anybody's training_step may raise anything
-                problem = error
-        if pair is not None:
-            try:
-                loss = self._loss(pair())
-                self.doubled = True
-                return loss
-            except Exception as error:
                 problem = problem or error
+                continue
+            if loss.isfinite().all():
+                self.ways.sort(key=lambda other: other != way)
+                return loss
+            problem = problem or ValueError(f"a loss of {float(loss)}")
         raise InputError(
             f"{type(module).__name__}.training_step on one sample raised {type(problem).__name__}: {problem}",
             "a training_step that works on a batch of one or two samples",
@@ -146,14 +150,35 @@ class TrainingStepLoss:
         ) from problem
 
     def _loss(self, batch: Any) -> Tensor:
+        """A function linear in the parameters, with the gradients of this batch."""
         if self.recorder is not None:
-            gradients = self.recorder(lambda: self.step(batch, self.calls - 1))
-            terms = [(p * gradients[id(p)]).sum() for p in self.parameters if id(p) in gradients]
+            recorded = self.recorder(lambda: self.step(batch, self.calls - 1))
+            gradients = [recorded.get(id(p)) for p in self.parameters]
         else:
             loss = loss_of(self.step(batch, self.calls - 1))
-            terms = [] if loss is None else [loss.reshape(())]
-        # a step that was skipped has no gradient
+            gradients = [None] * len(self.parameters)  # a step that was skipped has no gradient
+            if loss is not None:
+                # already here, because some shapes crash in the backward pass only
+                gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        terms = [
+            (p * (g.to_dense() if g.is_sparse else g)).sum()
+            for p, g in zip(self.parameters, gradients, strict=True)
+            if g is not None
+        ]
         return torch.stack(terms).sum() if terms else self.parameters[0].sum() * 0
+
+
+@contextlib.contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    """Training mode for everything but torch's own layers."""
+    flags = [(part, part.training) for part in module.modules()]
+    for part, _ in flags:
+        part.training = not type(part).__module__.startswith("torch.nn.")
+    try:
+        yield
+    finally:
+        for part, flag in flags:
+            part.training = flag
 
 
 def describe(value: Any) -> str:

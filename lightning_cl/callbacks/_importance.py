@@ -70,13 +70,14 @@ def compute_importance(
         # in here, because an iterator of a DataLoader draws a global random number
         batches = _Batches(trainer, module, loader, first_batch_only)
         if logits_fn is None and loss_fn is None:
+            own_loss = TrainingStepLoss(trainer, module)
             reason = (
                 "its batches cannot be split into samples" if batches.whole else why_no_logits(module, batches.first)
             )
             if not reason:
                 logits_fn = logits_of
             else:
-                loss_fn = TrainingStepLoss(trainer, module)
+                loss_fn = own_loss
                 log.log(
                     logging.INFO if quiet or labels == "empirical" else logging.WARNING,
                     "%s: labels=%r needs logits, and %s; using labels='empirical' with the loss of training_step. "
