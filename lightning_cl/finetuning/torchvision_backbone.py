@@ -126,7 +126,7 @@ def _torchvision_model(model: str, weights: str | None, input_shape: Sequence[in
             "a network connection, or the file in torch's cache",
             "give a local file: model.backbone.weights=FILE.pth, or null",
         ) from error
-    except ValueError as error:
+    except (AssertionError, ValueError) as error:
         raise InputError(
             f"input_shape={list(input_shape)} with model={model!r} ({error})",
             "a size that it takes",
