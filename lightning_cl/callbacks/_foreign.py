@@ -98,7 +98,8 @@ class TrainingStepLoss:
     under manual optimization there is no loss, only gradients that the optimizers would have stepped with.
 
     A batch of one that crashes or has no finite loss (``squeeze``, batch statistics) is given as two copies of the
-    sample, which leaves a mean loss as it is. A module whose ``forward`` gives something else in eval mode gets its training mode back, torch's own layers (dropout, batch norm) excepted.
+    sample, which leaves a mean loss as it is. A module whose ``forward`` gives something else in eval mode gets its
+    training mode back, torch's own layers (dropout, batch norm) excepted.
 
     Raises:
         InputError: If none of these works.
