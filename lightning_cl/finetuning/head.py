@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_cl.functional.seeding import generator
 
 
-class ClassifierHead(nn.Module):
+class ClassifierHead(nn.Linear):
     """A Linear layer with one row per class name; it gains rows when classes are added.
 
     New rows are drawn like ``nn.Linear``'s, U(-1/sqrt(d), 1/sqrt(d)), from a generator of (seed, class name), so they
@@ -22,8 +22,10 @@ class ClassifierHead(nn.Module):
     """
 
     def __init__(self, in_features: int, class_names: Sequence[str] = (), seed: int = 0) -> None:
-        super().__init__()
-        self.in_features, self.seed = in_features, seed
+        super().__init__(
+            in_features, 0, device="meta"
+        )  # rows are drawn below
+        self.seed = seed
         self.class_names: list[str] = []
         self.weight = nn.Parameter(torch.empty(0, in_features))
         self.bias = nn.Parameter(torch.empty(0))
@@ -44,8 +46,5 @@ class ClassifierHead(nn.Module):
             old = getattr(self, name)
             setattr(self, name, nn.Parameter(torch.cat([old.detach(), rows_of]), requires_grad=old.requires_grad))
         self.class_names += new
+        self.out_features = len(self.class_names)
         return len(new)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits (N, C) of features (N, d)."""
-        return nn.functional.linear(features, self.weight, self.bias)

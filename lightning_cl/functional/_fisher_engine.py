@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_cl.functional._fisher_capture import Call, Capture
 from lightning_cl.functional._fisher_labels import Cotangents
-from lightning_cl.functional._fisher_rules import RULES
+from lightning_cl.functional._fisher_rules import Rule, rule_of
 from lightning_cl.functional.seeding import generator
 
 LogitsFn = Callable[[nn.Module, Any], tuple[Tensor, Tensor | None]]
@@ -63,7 +63,7 @@ class Engine:
         calls = {
             layer: call
             for layer, call in capture.once().items()
-            if call.outputs.requires_grad and RULES[type(layer)].supports(layer, call.inputs, n)
+            if call.outputs.requires_grad and _rule(layer).supports(layer, call.inputs, n)
         }
         # a batch of one cannot show that samples mix
         if self.checked < min(n, 2):
@@ -82,7 +82,7 @@ class Engine:
         rules = {}
         for layer, call in calls.items():
             sums = {attribute: self.sums[name] for attribute, name in self.candidates[layer].items()}
-            rules[layer] = RULES[type(layer)](layer, call.inputs, sums)
+            rules[layer] = _rule(layer)(layer, call.inputs, sums)
         outputs = [call.outputs for call in calls.values()]
         for k in range(len(cotangents) if outputs else 0):
             last = k == len(cotangents) - 1
@@ -131,7 +131,7 @@ class Engine:
                 del self.candidates[layer]
                 continue
             sums = {a: torch.zeros_like(self.sums[name]) for a, name in self.candidates[layer].items()}
-            rule = RULES[type(layer)](layer, call.inputs[:1], sums)
+            rule = _rule(layer)(layer, call.inputs[:1], sums)
             rule.add(gradient[:1])
             rule.finish()
             for attribute, name in self.candidates[layer].items():
@@ -156,6 +156,12 @@ def add_squares(
             sums[name].addcmul_(wide, wide)
 
 
+def _rule(layer: nn.Module) -> type[Rule]:
+    rule = rule_of(layer)
+    assert rule is not None, f"{type(layer).__name__} is no candidate"
+    return rule
+
+
 def _candidates(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[nn.Module, dict[str, str]]:
     """Layers with a rule to {attribute: name}, for parameters that are held once and asked for once."""
     names = {id(value): name for name, value in parameters.items()}
@@ -163,12 +169,12 @@ def _candidates(module: nn.Module, parameters: Mapping[str, Tensor]) -> dict[nn.
     held = Counter(id(value) for layer in module.modules() for value in layer._parameters.values())
     found: dict[nn.Module, dict[str, str]] = {}
     for layer in module.modules():
-        # a forward replaced on the instance may compute anything
-        if type(layer) not in RULES or "forward" in vars(layer):
+        rule = rule_of(layer)
+        if rule is None:
             continue
         mine = {
             attribute: names[id(value)]
-            for attribute in RULES[type(layer)].attributes
+            for attribute in rule.attributes
             if (value := layer._parameters.get(attribute)) is not None and asked[id(value)] == held[id(value)] == 1
         }
         if mine:

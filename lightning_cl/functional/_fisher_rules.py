@@ -133,7 +133,6 @@ class BatchNormRule:
     def finish(self) -> None: ...
 
 
-# exact types: a subclass may compute something else
 RULES: dict[type[nn.Module], type[Rule]] = {
     nn.Linear: LinearRule,
     nn.Conv2d: Conv2dRule,
@@ -141,6 +140,20 @@ RULES: dict[type[nn.Module], type[Rule]] = {
     nn.BatchNorm2d: BatchNormRule,
     nn.BatchNorm3d: BatchNormRule,
 }
+
+
+def rule_of(layer: nn.Module) -> type[Rule] | None:
+    """The rule for a layer, or None; a subclass keeps its base's rule only if it computes the same."""
+    # a forward replaced on the instance may compute anything
+    if "forward" in vars(layer):
+        return None
+    for base, rule in RULES.items():
+        same = all(
+            getattr(type(layer), name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward")
+        )
+        if isinstance(layer, base) and same:
+            return rule
+    return None
 
 
 def _positions(tensor: Tensor) -> Tensor:
