@@ -15,7 +15,7 @@ from lightning_cl._conf import method_name
 from lightning_cl._messages import constructor_error
 from lightning_cl._types import refuse_words_for_numbers
 from lightning_cl.errors import InputError
-from lightning_cl.files import write_json
+from lightning_cl.files import as_json, write_json
 
 log = logging.getLogger(__name__)
 SETTINGS = (
@@ -35,6 +35,7 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     run_dir = Path(hydra.runtime.output_dir)
     single = hydra.mode != RunMode.MULTIRUN
     name = method_name(hydra.overrides.task, hydra.runtime.choices)
+    before = (run_dir / "results.json").read_text() if (run_dir / "results.json").is_file() else None
     results = run_config(cfg, run_dir, name, show=single)
     results["reference_methods"] = {}
     for reference in [m for m in cfg.reference_methods or [] if m != name]:
@@ -42,10 +43,14 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
         # a sweep trains none, but what a single run of the same job has trained stays in its results
         if single or (folder / "results.json").is_file():
             results["reference_methods"][reference] = run_config(_with_method(reference), folder, reference, show=False)
+    page = run_dir / "report.html"
+    if before != as_json(results):
+        page.unlink(missing_ok=True)
     write_json(run_dir / "results.json", results)
-    path = report.write_report(run_dir)
+    if not page.is_file():  # drawing takes longer than everything else in a run that had finished before
+        report.write_report(run_dir)
     if single:
-        report.matrix_table(results, report=path)
+        report.matrix_table(results, report=page)
     return results
 
 

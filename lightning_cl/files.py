@@ -37,7 +37,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write JSON atomically; NaN becomes null."""
-    write_text(path, json.dumps(_finite(value), indent=1) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """The text that :func:`write_json` writes."""
+    return json.dumps(_finite(value), indent=1) + "\n"
 
 
 def save_state(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
