@@ -27,9 +27,10 @@ class ClassifierHead(nn.Linear):
         )  # rows are drawn below
         self.seed = seed
         self.class_names: list[str] = []
-        self.weight = nn.Parameter(torch.empty(0, in_features))
-        self.bias = nn.Parameter(torch.empty(0))
         self.add_classes(class_names)
+
+    def reset_parameters(self) -> None:
+        """Nothing: rows are drawn when classes are added, from their own generator."""
 
     def add_classes(self, class_names: Sequence[str]) -> int:
         """Append rows for the names that are new; returns how many there were."""
