@@ -22,9 +22,7 @@ class ClassifierHead(nn.Linear):
     """
 
     def __init__(self, in_features: int, class_names: Sequence[str] = (), seed: int = 0) -> None:
-        super().__init__(
-            in_features, 0, device="meta"
-        )  # rows are drawn below
+        super().__init__(in_features, 0)
         self.seed = seed
         self.class_names: list[str] = []
         self.add_classes(class_names)
