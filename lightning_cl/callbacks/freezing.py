@@ -125,7 +125,7 @@ class FreezingSchedule(Callback):
         """The parameters to freeze; by identity, because two may have the same values or the same tensor."""
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if self.freeze == "all_but_head":
-            linear = [(name, m) for name, m in module.named_modules() if _is_classifier(m)]
+            linear = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear)]
             head = {id(p) for p in linear[-1][1].parameters()} if linear else {id(p) for _, p in named}
             chosen = [p for _, p in named if id(p) not in head]
         else:
@@ -193,12 +193,6 @@ class FreezingSchedule(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved."""
         self.thawed, self._restored = bool(state_dict["thawed"]), True
-
-
-def _is_classifier(module: nn.Module) -> bool:
-    from lightning_cl.finetuning.head import ClassifierHead
-
-    return isinstance(module, nn.Linear | ClassifierHead)
 
 
 def _between(parent: nn.Module, ours: set[int], fixed: set[int]) -> list[nn.Module]:
