@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0; 1 for a sweep with failed jobs; 2 for bad input, after one line about it on standard error; 130 or 143 for a
-        run that was interrupted or terminated.
+        0; 1 for a sweep with failed jobs, or a run that was stopped by a time limit or callback; 2 for bad input, after
+        one line about it on standard error; 130 or 143 for a run that was interrupted or terminated.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in SUBCOMMANDS:
@@ -134,6 +134,9 @@ def _reported(command: Callable[[], int], overrides: Sequence[str]) -> int:
     except Exception as error:
         from lightning_cl._messages import one_line
 
+        if type(error).__name__ == "Stopped":  # by name: its module imports torch
+            print(error, file=sys.stderr)
+            return 1
         line = one_line(error, overrides)
         if line is None or wanted == "1":
             raise

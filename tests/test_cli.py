@@ -6,12 +6,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra.errors import InstantiationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_cl import cli
+from lightning_cl import app, cli
 from lightning_cl._conf import conf_dir
 from tests.command_line import QUICK, Call, call
 
@@ -85,6 +87,38 @@ def test_full_error_gives_the_traceback(call: Call, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(InstantiationException, match="memory_size=0"):
         call("callbacks.er.memory_size=0")
+
+
+def _ctrl_c_as_lightning_has_it() -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def _sigterm_as_lightning_has_it() -> None:
+    raise SIGTERMException
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "word"),
+    [(_ctrl_c_as_lightning_has_it, 130, "interrupted"), (_sigterm_as_lightning_has_it, 143, "terminated")],
+)
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_a_stopped_run_says_so(
+    stop: Callable[[], None], code: int, word: str, mode: list[str], call: Call, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(app, "run_job", lambda cfg: stop())
+    outcome = call(*mode, "method=naive,er" if mode else "method=naive")
+    assert (outcome.code, outcome.err) == (code, f"{word}; the same command goes on\n")
+
+
+def test_a_run_stopped_by_a_time_limit_goes_on_later(call: Call):
+    arguments = ["method=naive", *QUICK, "hydra.run.dir=here"]
+    outcome = call(*arguments, "trainer.max_epochs=100000", "+trainer.max_time='00:00:00:01'")
+    assert outcome.code == 1
+    assert outcome.err.startswith("stopped in task 0 at step ")
+    assert outcome.err.count("\n") == 1
 
 
 def test_non_finite_loss_leaves_finished_tasks(call: Call, tmp_path: Path):
