@@ -79,7 +79,7 @@ def why_no_logits(module: Any, batch: Any) -> str:
         expected = cross_entropy(output.float(), y)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         return "training_step returns no loss"
-    if not torch.isclose(loss.float().reshape(()), expected, rtol=1e-4, atol=1e-7):
+    if not torch.isclose(loss.float().reshape(()), expected, rtol=1e-4, atol=1e-7, equal_nan=True):
         return f"the loss of training_step is {float(loss):.5g}, cross_entropy(module(x), y) is {float(expected):.5g}"
     return ""
 
@@ -130,6 +130,7 @@ class TrainingStepLoss:
         pair = whole.pair if whole is not None else lambda: select(batch, torch.tensor([0, 0]))
         single = whole.batch if whole is not None else batch
         problem: Exception | None = None
+        not_finite: Tensor | None = None
         for way in tuple(self.ways):
             training, doubled = way
             if doubled and pair is None:
@@ -143,7 +144,9 @@ class TrainingStepLoss:
             if loss.isfinite().all():
                 self.ways.sort(key=lambda other: other != way)
                 return loss
-            problem = problem or ValueError(f"a loss of {float(loss)}")
+            not_finite = loss
+        if not_finite is not None:
+            return not_finite  # bad weights or data: the result is refused with that reason
         raise InputError(
             f"{type(module).__name__}.training_step on one sample raised {type(problem).__name__}: {problem}",
             "a training_step that works on a batch of one or two samples",

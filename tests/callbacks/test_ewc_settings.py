@@ -71,8 +71,13 @@ def test_adam_is_not_warned_about(caplog: pytest.LogCaptureFixture):
     assert not [r for r in caplog.records if "SGD diverges" in r.getMessage()]
 
 
-def test_importances_that_are_not_numbers_are_refused():
-    module, ewc = Net(), EWC(1.0)
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_importances_that_are_not_numbers_are_refused(smoothing: float):
+    class Smoothed(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return torch.nn.functional.cross_entropy(self(batch[0]), batch[1], label_smoothing=smoothing)
+
+    module, ewc = Smoothed(), EWC(1.0)
     with torch.no_grad():
         module.net[0].weight[0, 0] = float("nan")
     with pytest.raises(InputError, match=r"is not finite; expected finite numbers. HINT: look for NaN"):
