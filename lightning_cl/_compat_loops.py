@@ -31,3 +31,8 @@ def as_between_epochs(checkpoint: dict[str, Any]) -> None:
 def start_epoch_anew(trainer: Any) -> None:
     """In ``on_train_start``: let a fit resumed between two epochs begin the next one as if it had never stopped."""
     trainer.fit_loop.epoch_loop.restarting = False
+
+
+def end_epoch_as_usual(trainer: Any) -> None:
+    """In ``on_train_epoch_end``: step ``ReduceLROnPlateau`` in the epoch of a resume too; its metrics are all there."""
+    trainer.fit_loop._restarting = False

@@ -62,6 +62,10 @@ class FitCheckpoint(Checkpoint):
         if self._waiting:
             self._save(trainer, "after a batch")
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """The epoch ends as one that was not resumed."""
+        loops.end_epoch_as_usual(trainer)
+
     def save_before_epoch(self, trainer: Any) -> None:
         """Save what waited for the end of an epoch."""
         if self._due(trainer):
