@@ -41,7 +41,7 @@ def _input_error(error: BaseException, overrides: list[str]) -> InputError | Non
         if kind == "MissingConfigException" or re.search(r"Could not (find|load) '", text):
             option = re.search(r"Could not (?:find|load) '([^']*)'", text)
             if option:
-                return _option(option.group(1), overrides)
+                return _option(option.group(1), getattr(seen, "options", None) or [])
         present = re.search(r"An item is already at '([^']*)'", text)
         if present:
             given = _given(present.group(1), overrides)
@@ -88,10 +88,12 @@ def _grammar(override: str) -> InputError:
     return InputError(repr(override), f"group=option, key=value, or a subcommand ({', '.join(SUBCOMMANDS)})", hint)
 
 
-def _option(path: str, overrides: list[str]) -> InputError:
+def _option(path: str, found: Iterable[str]) -> InputError:
+    """Hydra finds a user's options too, but names none for a list, and no option in a folder of its own."""
     group, _, option = path.partition("/")
     root = conf_dir() / group
-    options = sorted(file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml"))
+    ours = [file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml")]
+    options = sorted({*ours, *(name for name in found if not (root / name).is_dir())})
     close = difflib.get_close_matches(option, options, n=1)
     hint = f"did you mean {group}={close[0]}?" if close else MORE
     return InputError(f"{group}={option}", f"one of {', '.join(options)}", hint)

@@ -71,6 +71,13 @@ def test_bad_input_is_one_line(arguments: str, given: str, hint: str, call: Call
     assert hint in line.partition(". HINT: ")[2]
 
 
+def test_options_of_ones_own_are_named(call: Call, tmp_path: Path):
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    (tmp_path / "own" / "method" / "tiny.yaml").write_text("# @package _global_\ncallbacks: {}\n")
+    assert call("--config-dir", "own", "method=tiny", "--cfg", "job").code == 0
+    assert "did you mean method=tiny?" in call("--config-dir", "own", "method=tinny").error
+
+
 def test_bad_labels_and_empty_tasks(call: Call):
     line = call(*OWN_DATA, "+stream.dataset.train.labels=[0,1,7]", "+stream.dataset.train.classes=2").error
     assert "label 7 at index 20; expected an integer from 0 to 1" in line

@@ -97,6 +97,19 @@ def test_a_config_runs_from_the_wheel(installed: Path, tmp_path: Path):
     assert "again/report.html" in report.stdout
 
 
+def test_another_app_uses_our_groups(installed: Path, tmp_path: Path):
+    (tmp_path / "main.yaml").write_text(
+        "hydra: {searchpath: ['pkg://lightning_cl.conf']}\ndefaults: [config, _self_]\n"
+    )
+    (tmp_path / "app.py").write_text(
+        "import hydra\nfrom lightning_cl._conf import register_resolvers\nregister_resolvers()\n\n"
+        "@hydra.main(version_base='1.3', config_path='.', config_name='main')\n"
+        "def main(cfg):\n    print(cfg.stream.name)\n\nmain()\n"
+    )
+    done = run(installed / "python", "app.py", "stream=split_mnist", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("split_mnist\n", "")
+
+
 @pytest.mark.wheel_network
 def test_the_wheel_with_its_dependencies(wheel: Path, tmp_path: Path):
     venv.create(tmp_path / "env", with_pip=True)
