@@ -66,15 +66,16 @@ def save_boundary(state: SequenceState) -> None:
             "checkpoint": stem,
             "previous": before["checkpoint"] if before else None,
             "config_hash": config_hash(state.settings.config),
+            "n_tasks": state.n_tasks,
             "config": identity(state.settings),
             "fingerprints": [state.stream.fingerprint(t) for t in range(min(progress["task"] + 1, len(state.stream)))],
             "progress": progress,
         },
     )
-    keep = {stem, before["checkpoint"] if before else stem}
+    keep: set[str | None] = {stem, before["checkpoint"] if before else None}
     if state.settings.reinitialize:
         keep.add(INITIAL)
-    _tidy(folder, keep)
+    _tidy(run_dir, keep)
 
 
 def load_boundary(state: SequenceState) -> bool:
@@ -92,9 +93,10 @@ def load_boundary(state: SequenceState) -> bool:
     saved = _read(run_dir)
     if saved is None:
         # a fit's checkpoint without a progress file belongs to a run that nobody knows
-        _tidy(run_dir / "checkpoints", set())
+        _tidy(run_dir, set())
         return False
     _refuse_changes(state, saved, run_dir)
+    _tidy(run_dir, {saved["checkpoint"], saved["previous"], INITIAL, f"fit-{saved['checkpoint']}"})
     stem = run_dir / "checkpoints" / saved["checkpoint"]
     learner = _load(f"{stem}.learner.ckpt")
     if state.settings.reinitialize:
@@ -122,15 +124,18 @@ def clear(run_dir: Path) -> None:
         file.unlink(missing_ok=True)
     for file in [run_dir / "sequence.json", run_dir / "results.json", run_dir / "model.ckpt"]:
         file.unlink(missing_ok=True)
-    _tidy(run_dir / "checkpoints", set())
+    _tidy(run_dir, set())
 
 
-def _tidy(folder: Path, keep: set[str]) -> None:
-    """Remove boundaries other than these, mid-fit checkpoints that lie behind, and files that were never finished."""
+def _tidy(run_dir: Path, keep: set[str | None]) -> None:
+    """Remove boundaries and mid-fit checkpoints other than these, and what a kill has left of files half written."""
     for pattern in ("task*-stage*.ckpt", "fit-*.ckpt", ".task*.tmp", ".fit-*.tmp"):
-        for file in folder.glob(pattern):
+        for file in (run_dir / "checkpoints").glob(pattern):
             if file.name.split(".")[0] not in keep:
                 file.unlink(missing_ok=True)
+    for name in ("sequence.json", "results.json", "model.ckpt", "report.html"):
+        for file in run_dir.glob(f".{name}.*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def _stateful(state: SequenceState) -> list[Any]:
@@ -185,7 +190,8 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
 
 def _refuse_changes(state: SequenceState, saved: dict[str, Any], run_dir: Path) -> None:
     old, new = saved["config"], identity(state.settings)
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _grew(key, old, new)]
+    longer = state.n_tasks >= saved["n_tasks"]
+    differing = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not (longer and _grew(k, old, new))]
     if differing:
         changes = ", ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in differing[:8])
         raise InputError(
@@ -203,10 +209,10 @@ def _refuse_changes(state: SequenceState, saved: dict[str, Any], run_dir: Path) 
 
 
 def _grew(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """True for a stream that only became longer; the fingerprints see to its learnt tasks."""
+    """True for a value that makes a stream longer; the fingerprints see to the tasks that have been learnt."""
     before, after = old.get(key), new.get(key)
     if key in GROWABLE:
-        return after is None or (before is not None and after >= before)
+        return True
     return isinstance(before, list) and isinstance(after, list) and after[: len(before)] == before and "stream" in key
 
 

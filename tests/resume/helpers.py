@@ -63,10 +63,10 @@ class Recorder(Callback):
         self._add(trainer, "train end")
 
 
-def module(**options: Any) -> FineTuningModule:
-    """The same at every call."""
+def module(*, weights: int = 3, **options: Any) -> FineTuningModule:
+    """The same at every call with the same ``weights``."""
     options.setdefault("optimizer", partial(torch.optim.AdamW, lr=0.02))
-    with seeded(3):
+    with seeded(weights):
         return FineTuningModule(Backbone(), input_shape=(1, 4, 4), **options)
 
 
@@ -126,3 +126,25 @@ def differences(one: Any, two: Any, where: str = "") -> list[str]:
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
         return [] if one.dtype == two.dtype and torch.equal(one, two) else [f"{where}: tensors differ"]
     return [] if type(one) is type(two) and one == two else [f"{where}: {one!r} and {two!r}"]
+
+
+def learn(run_dir: Path | None, name: str = "er", *, callbacks: Any = (), kill_at: Any = None, **options: Any) -> Any:
+    """A short run of a method: (events, results), or (events, None) if it was killed."""
+    from lightning_cl.sequence import run_sequence
+
+    options = {"trainer": trainer(), "batch_size": 6, "progress_bar": False, "checkpoint_every_n_steps": 2, **options}
+    recorder = Recorder(kill_at)
+    tasks = options.pop("stream", None) or stream()
+    learner = options.pop("module", None) or module()
+    try:
+        return recorder.events, run_sequence(
+            learner, tasks, [*method(name), *callbacks, recorder], run_dir=run_dir, method=name, **options
+        )
+    except Killed:
+        return recorder.events, None
+
+
+def without_times(results: dict[str, Any]) -> dict[str, Any]:
+    """Results that can be compared."""
+    per_task = [{k: v for k, v in task.items() if k != "seconds"} for task in results["per_task"]]
+    return {**results, "per_task": per_task, "peak_rss_bytes": None}
