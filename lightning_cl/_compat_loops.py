@@ -3,11 +3,6 @@
 from typing import Any
 
 
-def accumulating(trainer: Any) -> bool:
-    """True between two optimizer steps, where gradients wait that no checkpoint holds."""
-    return bool(trainer.fit_loop._should_accumulate())
-
-
 def validation_follows(trainer: Any) -> bool:
     """True in ``on_train_batch_end`` when the validation loop runs next."""
     loop = trainer.fit_loop

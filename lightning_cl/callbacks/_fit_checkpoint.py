@@ -51,7 +51,8 @@ class FitCheckpoint(Checkpoint):
         """Save when it is due and nothing belongs to this batch any more."""
         self._stride = max(self._stride, trainer.global_step - self._last)
         self._last = trainer.global_step
-        if not self._due(trainer) or trainer.is_last_batch or loops.accumulating(trainer):
+        # due at the batch that steps, so no gradients are waiting that a checkpoint does not hold
+        if not self._due(trainer) or trainer.is_last_batch:
             return
         self._waiting = loops.validation_follows(trainer)
         if not self._waiting:

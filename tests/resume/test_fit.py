@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
+from lightning_cl.files import load_state
 from lightning_cl.sequence import run_sequence
 from tests.resume.helpers import Killed, Recorder, contents, differences, module, stream, trainer
 
@@ -19,6 +20,16 @@ PLATEAU = {
     "scheduler": partial(ReduceLROnPlateau, patience=0, factor=0.5, threshold=0.2),
     "monitor": "val_loss",
 }
+
+
+class StopsOnce(EarlyStopping):
+    """Asks to stop after the first epoch and never again."""
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 0:
+            trainer.should_stop, self.stopped_epoch = True, 1
+
+
 STOPPING = partial(EarlyStopping, "val_loss", min_delta=0.1, patience=2)
 #: name -> options of the trainer, of the module, of run_sequence, callbacks of the trainer
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[Callable[[], Callback]]]] = {
@@ -33,6 +44,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[Call
                                                               "monitor_mode": "min"}, []),
     "stopped early": ({"max_epochs": 12}, {}, {"batch_size": 8}, [STOPPING]),
     "stopped early, but not too early": ({"max_epochs": 12, "min_epochs": 5}, {}, {"batch_size": 8}, [STOPPING]),
+    "asked once to stop early": ({"max_epochs": 7, "min_epochs": 3}, {}, {"batch_size": 8},
+                                 [partial(StopsOnce, "val_loss")]),
     "validation inside epochs": ({"max_epochs": 3, "val_check_interval": 2}, {}, {"select": "best"}, [STOPPING]),
     "validation across epochs": (
         {"max_steps": 9, "val_check_interval": 2, "check_val_every_n_epoch": None, "max_epochs": -1}, {}, {}, []
@@ -95,9 +108,14 @@ def test_resumed_from_every_checkpoint(case: str, tmp_path: Path, snapshots: lis
     assert len(snapshots) == steps - 1  # after every step but the last, which is followed by the boundary
     assert whole[-1][0] == "train end"
     for done, folder in enumerate(snapshots, start=1):
+        shutil.copytree(folder / "checkpoints", folder / "before")
         events, results = run(case, folder)
         assert results["status"] == "finished"
         assert events[0][2] == done
+        saved = load_state(next((folder / "before").glob("fit-*")))
+        tracked = saved["loops"]["fit_loop"]["epoch_progress"]["total"]
+        if saved["callbacks"]["FitCheckpoint"]["where"] == "between epochs":
+            assert len(set(tracked.values())) == 1, folder.name
         assert events == whole[len(whole) - len(events) :], folder.name
         assert differences(contents(folder), expected) == [], folder.name
 
