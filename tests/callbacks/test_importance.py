@@ -1,32 +1,21 @@
 """Importance in modules that know nothing of us: the same numbers as an autograd loop, and no trace left."""
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_cl import EWC
 from lightning_cl.errors import InputError
 from lightning_cl.functional import diagonal_fisher
 from tests.callbacks.ewc_examples import Net, data
+from tests.callbacks.importance_examples import Adapted, assert_agree, oracle
 from tests.callbacks.replay_examples import fit
-
-
-class Adapted(Net):
-    """A Net whose step, batch or output differs; ``loss_of`` is what its gradients are."""
-
-    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(self.net(x), y)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.loss_of(*batch)
 
 
 class LogProbabilities(Adapted):
@@ -70,27 +59,6 @@ class InTraining(Smoothed):
         return nn.functional.cross_entropy(self.net(self.dropout(batch[0])), batch[1], label_smoothing=0.3)
 
 
-def oracle(module: Any, loader: Any, loss: Any) -> dict[str, Tensor]:
-    """Mean over samples of the squared gradient, one autograd call each."""
-    total = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
-    count = 0
-    for batch in loader:
-        for i in range(len(batch[1])):
-            value = loss(*(part[i : i + 1] for part in batch))
-            gradients = torch.autograd.grad(value, list(module.parameters()), allow_unused=True)
-            for name, gradient in zip(total, gradients, strict=True):
-                total[name] += 0 if gradient is None else gradient**2
-            count += 1
-    return {name: value / count for name, value in total.items()}
-
-
-def agree(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert got.keys() == expected.keys()
-    for name in got:
-        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-9)
-    assert max(float(value.abs().max()) for value in got.values()) > 1e-5
-
-
 @pytest.mark.parametrize("labels", ["exact", "mc", "empirical", "predicted"])
 @pytest.mark.parametrize("make", [Net, LogProbabilities])
 def test_logits_are_found_if_their_cross_entropy_is_the_loss(make: Any, labels: Any, caplog: Any):
@@ -98,7 +66,9 @@ def test_logits_are_found_if_their_cross_entropy_is_the_loss(make: Any, labels: 
     with caplog.at_level(logging.WARNING, logger="lightning_cl"):
         ewc.consolidate(None, module, data(0))
     assert not caplog.records
-    agree(ewc.importance, diagonal_fisher(module, data(0), labels=labels, logits_fn=lambda m, b: (m.net(b[0]), b[1])))
+    assert_agree(
+        ewc.importance, diagonal_fisher(module, data(0), labels=labels, logits_fn=lambda m, b: (m.net(b[0]), b[1]))
+    )
 
 
 def test_logits_are_found_in_a_dict_with_strings():
@@ -112,7 +82,7 @@ def test_logits_are_found_in_a_dict_with_strings():
 
     module, ewc = Dicts(), EWC(1.0)
     ewc.consolidate(None, module, DataLoader(data(0).dataset, batch_size=6, collate_fn=collate))
-    agree(ewc.importance, diagonal_fisher(module, data(0)))
+    assert_agree(ewc.importance, diagonal_fisher(module, data(0)))
 
 
 @pytest.mark.parametrize("make", [Smoothed, AnyArguments, Squeezing, InTraining])
@@ -124,7 +94,7 @@ def test_another_loss_is_taken_sample_by_sample_and_said(make: Any, caplog: pyte
     assert "labels='exact' needs logits" in record.getMessage()
     assert "using labels='empirical'" in record.getMessage()
     loss = module.loss_of if make is not Squeezing else lambda x, y: nn.functional.cross_entropy(module.net(x), y)
-    agree(ewc.importance, oracle(module, data(0), loss))
+    assert_agree(ewc.importance, oracle(module, data(0), loss))
 
 
 def test_the_warning_comes_before_training_and_once(caplog: pytest.LogCaptureFixture):
@@ -135,80 +105,6 @@ def test_the_warning_comes_before_training_and_once(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING, logger="lightning_cl"):
         fit(Smoothed(), data(0), EWC(1.0, labels="empirical"))
     assert not [r for r in caplog.records if "needs logits" in r.getMessage()]
-
-
-class Adversaries(LightningModule):
-    """Two networks, two optimizers and a scheduler; the second loss leaves gradients on the first network too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 1)
-
-    def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        made = self.a(x)
-        return nn.functional.cross_entropy(made, y), self.b(made).square().mean()
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        (first, second), schedule = self.optimizers(), self.lr_schedulers()
-        self.toggle_optimizer(first)
-        loss, _ = self.losses(*batch)
-        first.zero_grad()
-        self.manual_backward(loss)
-        self.clip_gradients(first, gradient_clip_val=1e-3)
-        first.step()
-        self.untoggle_optimizer(first)
-        schedule.step()
-        _, loss = self.losses(*batch)
-        second.zero_grad()
-        self.manual_backward(loss)
-        second.step()
-
-    def configure_optimizers(self) -> Any:
-        first = torch.optim.Adam(self.a.parameters(), lr=0.01)
-        return [first, torch.optim.SGD(self.b.parameters(), lr=0.01)], [torch.optim.lr_scheduler.StepLR(first, 2)]
-
-
-@pytest.mark.parametrize("with_trainer", [True, False])
-def test_each_parameter_gets_the_gradient_that_its_own_optimizer_steps_with(with_trainer: bool):
-    module, ewc = Adversaries(), EWC(1.0)
-    if with_trainer:
-        fit(module, data(0), ewc)
-    else:
-        ewc.consolidate(None, module, data(0))
-    first = oracle(module, data(0), lambda x, y: module.losses(x, y)[0])
-    second = oracle(module, data(0), lambda x, y: module.losses(x, y)[1])
-    agree(ewc.importance, {name: (first if name.startswith("a") else second)[name] for name in first})
-    assert all(p.requires_grad for p in module.parameters())
-
-
-def test_manual_optimization_is_left_as_it_was():
-    results = []
-    for callbacks in ([], [EWC(0.0)]):
-        module = Adversaries()
-        trainer = fit(module, data(0), *callbacks)
-        state = trainer.optimizers[0].state_dict()
-        results.append((torch.cat([p.flatten() for p in module.parameters()]), state["param_groups"][0]["lr"]))
-        results[-1] += (float(state["state"][0]["step"]), "optimizers" in vars(module))
-    assert torch.equal(results[0][0], results[1][0])
-    assert results[0][1:] == results[1][1:]
-
-
-def test_optimizers_behind_the_stand_ins_are_refused_before_training():
-    class Direct(Adversaries):
-        def training_step(self, batch: Any, batch_idx: int) -> None:
-            loss, _ = self.losses(*batch)
-            self.trainer.optimizers[0].zero_grad()
-            loss.backward()
-            self.trainer.optimizers[0].step()
-
-    module = Direct()
-    before = module.a.weight.detach().clone()
-    with pytest.raises(InputError, match=r"Direct.training_step, which changes the weights by itself; expected"):
-        fit(module, data(0), EWC(1.0))
-    assert torch.equal(module.a.weight, before)
 
 
 def test_nothing_of_the_module_is_changed(tmp_path: Any):
@@ -248,54 +144,6 @@ def test_nothing_of_the_module_is_changed(tmp_path: Any):
         found.append((state, metrics, plain, dict(trainer.callback_metrics), torch.get_rng_state(), module.extra))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     assert found[0][2][0] == [6] * 4
-
-
-@dataclass
-class Graph:
-    nodes: Tensor
-    sizes: Tensor
-    y: Tensor
-
-    def to(self, device: Any) -> None:
-        """In place, as some packages do."""
-        self.nodes = self.nodes.to(device)
-
-
-def collate_graphs(samples: list[Any]) -> Graph:
-    x, y = (torch.stack(part) for part in zip(*samples, strict=True))
-    sizes = torch.arange(len(x)) % 2 + 1
-    return Graph(x.repeat_interleave(sizes, 0), sizes, y)
-
-
-class Graphs(Adapted):
-    def training_step(self, batch: Graph, batch_idx: int) -> Any:
-        rows = torch.repeat_interleave(torch.arange(len(batch.sizes)), batch.sizes)
-        pooled = torch.zeros(len(batch.sizes), 4).index_add(0, rows, batch.nodes) / batch.sizes[:, None]
-        return self.loss_of(pooled, batch.y)
-
-
-def test_batches_that_cannot_be_split_are_collated_sample_by_sample():
-    module, ewc = Graphs(), EWC(1.0)
-    fit(module, DataLoader(data(0).dataset, batch_size=6, collate_fn=collate_graphs), ewc)
-    agree(ewc.importance, oracle(module, data(0), module.loss_of))
-    single, ewc = DataLoader(data(0).dataset, batch_size=1, collate_fn=collate_graphs), EWC(1.0)
-    ewc.consolidate(None, module, single)
-    agree(ewc.importance, oracle(module, data(0), module.loss_of))
-
-
-class Stream(IterableDataset):
-    def __iter__(self) -> Any:
-        yield from data(0).dataset
-
-
-def test_batches_that_nobody_can_split_are_refused():
-    loader = DataLoader(Stream(), batch_size=6, collate_fn=collate_graphs)
-    message = r"a batch of type 'Graph' that cannot be split into samples; expected .* HINT: .* batch_size=1"
-    with pytest.raises(InputError, match=message):
-        EWC(1.0).consolidate(None, Graphs(), loader)
-    ewc, module = EWC(1.0), Graphs()
-    ewc.consolidate(None, module, DataLoader(Stream(), batch_size=1, collate_fn=collate_graphs))
-    agree(ewc.importance, oracle(module, data(0), module.loss_of))
 
 
 def test_what_cannot_work_is_said_before_training():

@@ -9,7 +9,7 @@ from lightning_cl.functional.masking import mask_logits
 from tests.functional.fisher_cases import CASES, batches, oracle
 
 
-def check(found, expected, tolerance=1e-5):
+def check_close(found, expected, tolerance=1e-5):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         error = (found[name].double() - value).norm() / value.norm().clamp_min(1e-30)
@@ -21,7 +21,7 @@ def check(found, expected, tolerance=1e-5):
 def test_equals_the_autograd_loop(case, labels):
     module, data = CASES[case]()
     found = diagonal_fisher(module, batches(data, 4), labels=labels)
-    check(found, oracle(module, data, labels))
+    check_close(found, oracle(module, data, labels))
     assert all(value.dtype == torch.float32 for value in found.values())
 
 
@@ -54,14 +54,14 @@ def test_which_way_each_parameter_takes(case, looped, caplog):
 def test_the_batch_size_does_not_matter(labels):
     module, data = CASES["mlp"](n=64)
     results = [diagonal_fisher(module, batches(data, size), labels=labels, n_draws=2, seed=3) for size in (1, 7, 64)]
-    check(results[0], {name: value.double() for name, value in results[2].items()})
-    check(results[1], {name: value.double() for name, value in results[2].items()})
+    check_close(results[0], {name: value.double() for name, value in results[2].items()})
+    check_close(results[1], {name: value.double() for name, value in results[2].items()})
 
 
 def test_mc_converges_to_exact_and_follows_its_seed():
     module, data = CASES["mlp"](n=8)
     exact = {name: value.double() for name, value in diagonal_fisher(module, batches(data, 8)).items()}
-    check(diagonal_fisher(module, batches(data, 8), labels="mc", n_draws=4000), exact, tolerance=0.05)
+    check_close(diagonal_fisher(module, batches(data, 8), labels="mc", n_draws=4000), exact, tolerance=0.05)
     one, again, other = (diagonal_fisher(module, batches(data, 8), labels="mc", seed=seed) for seed in (0, 0, 1))
     assert all(one[name].equal(again[name]) for name in one)
     assert not all(one[name].equal(other[name]) for name in one)
@@ -72,7 +72,7 @@ def test_mc_mean_over_draws_is_the_mean_of_oracles():
     drawn = _drawn(module, data)
     expected = [oracle(module, (data[0], labels), "empirical") for labels in drawn.t()]
     mean = {name: sum(value[name] for value in expected) / len(expected) for name in expected[0]}
-    check(diagonal_fisher(module, batches(data, 2), labels="mc", n_draws=5, seed=11), mean)
+    check_close(diagonal_fisher(module, batches(data, 2), labels="mc", n_draws=5, seed=11), mean)
 
 
 def _drawn(module, data):
@@ -109,7 +109,7 @@ def test_masked_logits(labels, value, monkeypatch):
             smaller[-1].bias.copy_(module[-1].bias[active])
         expected = oracle(smaller, (x, y // 2), labels)
         found["4.weight"], found["4.bias"] = found["4.weight"][active], found["4.bias"][active]
-        check(found, expected)
+        check_close(found, expected)
 
 
 def test_loss_fn_without_logits():
@@ -118,7 +118,7 @@ def test_loss_fn_without_logits():
     def loss_fn(module, batch):
         return nn.functional.cross_entropy(module(batch[0]), batch[1])
 
-    check(diagonal_fisher(module, batches(data, 4), loss_fn=loss_fn), oracle(module, data, "empirical"))
+    check_close(diagonal_fisher(module, batches(data, 4), loss_fn=loss_fn), oracle(module, data, "empirical"))
 
 
 def test_side_effects():
@@ -163,8 +163,8 @@ def test_parameters_can_be_chosen_and_frozen_ones_are_left_out():
     everything = {name: value.double() for name, value in diagonal_fisher(module, batches(data, 4)).items()}
     module[0].requires_grad_(False)
     rest = {name: value for name, value in everything.items() if not name.startswith("0.")}
-    check(diagonal_fisher(module, batches(data, 4)), rest)
-    check(
+    check_close(diagonal_fisher(module, batches(data, 4)), rest)
+    check_close(
         diagonal_fisher(module, batches(data, 4), parameters={"mine": module[4].bias}), {"mine": everything["4.bias"]}
     )
 
@@ -187,18 +187,18 @@ def test_a_subset_does_not_depend_on_the_batch_size():
         return torch.utils.data.DataLoader(dataset, batch_size=size)
 
     one, two, other = (diagonal_fisher(module, loader(s), n_samples=10, seed=k) for s, k in ((3, 0), (40, 0), (40, 1)))
-    check(one, {name: value.double() for name, value in two.items()})
+    check_close(one, {name: value.double() for name, value in two.items()})
     assert not torch.allclose(two["0.weight"], other["0.weight"])
     # without a length: the first ones
     first = diagonal_fisher(module, batches(data, 7), n_samples=10)
-    check(first, oracle(module, (data[0][:10], data[1][:10]), "exact"))
+    check_close(first, oracle(module, (data[0][:10], data[1][:10]), "exact"))
 
 
 def test_double_precision_is_kept():
     module, (x, y) = CASES["mlp"]()
     module = module.double()
     found = diagonal_fisher(module, [(x.double(), y)])
-    check(found, oracle(module, (x, y), "exact"), tolerance=1e-12)
+    check_close(found, oracle(module, (x, y), "exact"), tolerance=1e-12)
     assert all(value.dtype == torch.float64 for value in found.values())
 
 
@@ -235,7 +235,7 @@ def test_memory_bounded_chunks_change_nothing(monkeypatch):
     module, data = CASES["convolutions"]()
     whole = diagonal_fisher(module, batches(data, 6))
     monkeypatch.setattr(_fisher_rules, "_BUDGET", 1)
-    check(diagonal_fisher(module, batches(data, 6)), {name: value.double() for name, value in whole.items()})
+    check_close(diagonal_fisher(module, batches(data, 6)), {name: value.double() for name, value in whole.items()})
 
 
 @pytest.mark.parametrize(
@@ -289,5 +289,5 @@ def test_a_subclass_keeps_the_rule_only_if_it_computes_the_same(kind, looped, ca
     module, data = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), kind(4, 3)), (torch.randn(6, 5), torch.arange(6) % 3)
     with caplog.at_level(logging.INFO, logger="lightning_cl"):
         found = diagonal_fisher(module, batches(data, 4))
-    check(found, oracle(module, data, "exact"))
+    check_close(found, oracle(module, data, "exact"))
     assert f", {looped} sample by sample" in caplog.records[-1].getMessage()
