@@ -103,7 +103,7 @@ def riemannian_score(loss_drop: Tensor, fisher: Tensor, start: Tensor, end: Tens
 
 
 def moving_average(previous: Tensor | None, new: Tensor, alpha: float) -> Tensor:
-    r"""RWalk's running Fisher information, :math:`F' = \alpha F_{new} + (1-\alpha) F` (Chaudhry et al. 2018, section 4).
+    r"""RWalk's running Fisher, :math:`F' = \alpha F_{new} + (1-\alpha) F` (Chaudhry et al. 2018, section 4).
 
     Args:
         previous: The average so far, or None at the first interval of all, whose own value then counts in full.
