@@ -32,6 +32,9 @@ class MethodCallback(Callback):
             can be another process.
     """
 
+    #: whether consolidation reads the task's data
+    needs_data = True
+
     def __init__(
         self,
         *,
@@ -109,10 +112,11 @@ class MethodCallback(Callback):
         """
         if self.phase == "consolidated" and trainer is not None:
             return
-        loader = dataloader if dataloader is not None else plain_loader(trainer, pl_module)
+        if dataloader is None and self.needs_data:
+            dataloader = plain_loader(trainer, pl_module)
         last = self._load_best(trainer, pl_module)
         try:
-            self._consolidate(trainer, pl_module, loader)
+            self._consolidate(trainer, pl_module, dataloader)
         finally:
             if last is not None:
                 pl_module.load_state_dict(last)

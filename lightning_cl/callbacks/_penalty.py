@@ -175,7 +175,7 @@ class QuadraticPenalty(MethodCallback):
         if not self._started:
             self._on_task_start(trainer, pl_module)
             self._started = True
-        if self.consolidate_when == "auto":
+        if self.consolidate_when == "auto" and self.needs_data:
             loader = plain_loader(trainer, pl_module)
             # one that may be readable only once is left alone
             if loader is not trainer.train_dataloader:
