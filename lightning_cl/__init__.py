@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "EWC": "callbacks.ewc",
+    "SI": "callbacks.si",
     "Replay": "callbacks.replay",
     "FreezingSchedule": "callbacks.freezing",
     "FineTuningModule": "finetuning.module",

@@ -1,0 +1,110 @@
+"""Each method with a quadratic penalty, killed in the middle of a task, ends as the uninterrupted one, bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_cl import SI
+from lightning_cl.sequence import run_sequence
+from tests.callbacks.ewc_examples import Net, data
+from tests.callbacks.replay_examples import fit
+from tests.resume.helpers import Killed, Recorder, contents, differences, module, stream, trainer
+
+METHODS: dict[str, Callable[[], Any]] = {
+    "si": lambda: SI(50.0),
+    "si, task": lambda: SI(50.0, path_gradient="task"),
+}
+
+
+class Dies(Callback):
+    """As a killed process: nothing is written after the last checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+    def on_train_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+def learn(method: str, folder: Path, killed_at: int | None) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Two tasks of 12 steps; the second one is killed at a step, and goes on in new objects."""
+
+    def second(callback: Any, net: Net, *others: Callback, **more: Any) -> None:
+        keep = ModelCheckpoint(folder, every_n_train_steps=4, save_top_k=-1, save_last=False, filename="{step}")
+        fit(net, data(1), *others, callback, keep, max_epochs=3, enable_checkpointing=True, **more)
+
+    callback, net = METHODS[method](), Net(optimizer="Adam")
+    fit(net, data(0), callback, max_epochs=3)
+    if killed_at is None:
+        second(callback, net)
+    else:
+        with pytest.raises(Killed):
+            second(callback, net, Dies(killed_at))
+        callback, net = METHODS[method](), Net(optimizer="Adam")
+        second(callback, net, ckpt_path=folder / f"step={killed_at // 4 * 4}.ckpt")
+    return net.weights, callback.state_dict()
+
+
+@pytest.mark.parametrize("killed_at", [5, 8, 12])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_fit_ends_as_the_uninterrupted_one(method: str, killed_at: int, tmp_path: Path):
+    weights, state = learn(method, tmp_path / "whole", None)
+    weights_again, state_again = learn(method, tmp_path / "killed", killed_at)
+    assert torch.equal(weights, weights_again)
+    assert differences(state, state_again) == []
+    assert state["n_tasks"] == 2
+    torch.save(state, tmp_path / "state.pt")
+    assert differences(torch.load(tmp_path / "state.pt", weights_only=True), state) == []
+    # the checkpoint in the middle of the task holds what the method has gathered by then
+    middle = torch.load(tmp_path / "whole" / "step=4.ckpt", weights_only=True)
+    assert middle["callbacks"][METHODS[method]().state_key]["n_tasks"] == 1
+
+
+def run(method: str, folder: Path, kill_at: tuple[str, int] | None = None) -> Any:
+    try:
+        return run_sequence(
+            module(), stream(), [METHODS[method](), Recorder(kill_at)], run_dir=folder, trainer=trainer(), batch_size=6,
+            progress_bar=False, checkpoint_every_n_steps=2,
+        )  # fmt: skip
+    except Killed:
+        return None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_ends_as_the_uninterrupted_one(method: str, tmp_path: Path):
+    run(method, tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    for kill_at in (("batch end", 5), ("train end", 8)):
+        folder = tmp_path / kill_at[0]
+        assert run(method, folder, kill_at) is None
+        assert run(method, folder)["status"] == "finished"
+        assert differences(contents(folder), expected) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_next_task_can_be_another_process(method: str, tmp_path: Path):
+    callback, net = METHODS[method](), Net()
+    fit(net, data(0), callback)
+    whole = fit_second(callback, net)
+    callback, net = METHODS[method](), Net()
+    callback.state_path = tmp_path / "state.pt"
+    fit(net, data(0), callback)
+    again = METHODS[method]()
+    again.state_path = tmp_path / "state.pt"
+    assert torch.equal(fit_second(again, net), whole)
+    assert again.n_tasks == 2
+
+
+def fit_second(callback: Any, net: Net) -> torch.Tensor:
+    fit(net, data(1), callback)
+    return net.weights
