@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_cl.functional import penalty
+from lightning_cl.functional import _chunks
 from lightning_cl.functional.path_integral import (
     add_path_integral_,
     average_scores,
@@ -23,8 +23,8 @@ def tensors(seed, dtype=torch.float64):
 
 @pytest.mark.parametrize("large", [4, 10**9])
 def test_sum_over_steps_is_that_of_a_loop(large, monkeypatch):
-    monkeypatch.setattr(penalty, "_LARGE", large)
-    monkeypatch.setattr(penalty, "_CHUNK", 5)
+    monkeypatch.setattr(_chunks, "LARGE", large)
+    monkeypatch.setattr(_chunks, "CHUNK", 5)
     paths, expected = [torch.zeros(s, dtype=torch.float64) for s in SHAPES], [0.0] * len(SHAPES)
     for step in range(3):
         gradients, starts, ends = (tensors(10 * step + i) for i in range(3))
