@@ -113,7 +113,7 @@ def _in_a_write(point: Point) -> None:
 
 def _in_consolidation(point: Point) -> None:
     from lightning_cl.callbacks._method import MethodCallback
-    from lightning_cl.functional._fisher_engine import Engine
+    from lightning_cl.functional._importance_engine import Engine
     from lightning_cl.memory import Memory
 
     count, original = Counter[str](), MethodCallback.consolidate

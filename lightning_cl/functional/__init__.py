@@ -5,10 +5,12 @@ from typing import Any
 
 _WHERE = {
     "diagonal_fisher": "fisher",
+    "mas_importance": "mas",
     "quadratic_penalty": "penalty",
     "add_quadratic_gradient_": "penalty",
     "merge_offline": "penalty",
     "merge_online": "penalty",
+    "summarize_importance": "importance_summary",
     "mask_logits": "masking",
     "average_accuracy": "accuracy_matrix",
     "average_incremental_accuracy": "accuracy_matrix",

@@ -1,19 +1,18 @@
 """The diagonal of the Fisher information, per sample, in closed form where there is one."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_cl.functional._fisher_engine import Engine, LogitsFn, add_squares
-from lightning_cl.functional._fisher_labels import MODES
+from lightning_cl.functional._cotangents import LABELS, LIKELIHOODS, Cotangents, Labels, cotangents
+from lightning_cl.functional._importance_engine import OutputsFn
+from lightning_cl.functional._importance_pass import default_outputs, mean_over_samples
+from lightning_cl.functional._sample_by_sample import add_gradients
 from lightning_cl.functional.seeding import generator
 
 LossFn = Callable[[nn.Module, Any], Tensor]
-_log = logging.getLogger(__name__)
 
 
 def diagonal_fisher(
@@ -21,11 +20,16 @@ def diagonal_fisher(
     loader: Iterable[Any],
     *,
     labels: str = "exact",
+    likelihood: str = "classification",
     n_draws: int = 1,
-    logits_fn: LogitsFn | None = None,
+    top_k: int = 10,
+    logits_fn: OutputsFn | None = None,
     loss_fn: LossFn | None = None,
     parameters: Mapping[str, Tensor] | None = None,
     n_samples: int | None = None,
+    max_bytes: int = 2**24,
+    fallback: str = "auto",
+    distributed: bool = False,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     r"""Mean over samples of the squared gradient of each sample's own loss.
@@ -33,25 +37,42 @@ def diagonal_fisher(
     .. math:: F = \frac{1}{N} \sum_n \mathbb{E}_{y}\left[\left(\nabla_\theta \log p_\theta(y \mid x_n)\right)^2\right]
 
     with the expectation over labels as ``labels`` says (van de Ven 2025, arXiv:2502.11756; Kirkpatrick et al. 2017).
-    It is never the square of a batch-mean gradient, so it does not depend on the batch size. Linear, Conv2d and
-    BatchNorm layers cost one forward pass and one backward pass (exact: one per class) per *batch*; every other
-    parameter, tied weights and layers called more than once cost that per *sample*. Which went which way is logged.
+    It is never the square of a batch-mean gradient (but for ``labels="batch_mean"``), so it does not depend on the
+    batch size. Products (linear layers with or without token axes, convolutions and their transposes of one to three
+    dimensions, HF's Conv1D, attention), norms, embeddings, and parameters that are added, multiplied or expanded cost
+    one forward pass and one backward pass per cotangent (exact: one per class) and *batch*; every other parameter
+    (recurrent layers, say) costs that per *sample*. Weights that are used more than once are summed over their uses
+    before the square. Which parameters went which way is logged, and on the first batch every closed form is compared
+    with autograd.
 
     ``module`` is in eval mode during the pass, and every submodule's own flag is restored; ``.grad`` is not touched.
-    Memory: one fp32 tensor per parameter beside what a forward pass keeps.
+    Memory: one fp32 tensor per parameter beside what a forward pass keeps, and ``max_bytes``.
 
     Args:
         module: Any module; a logit of an inactive class holds -inf or a very negative number, and costs nothing.
         loader: Iterable of batches on the module's device: one task's data, unshuffled and not augmented.
-        labels: ``exact`` (all labels, weighted by the model), ``mc`` (``n_draws`` drawn from the model), ``empirical``
-            (the true label), ``predicted`` (the model's best label). Unused with ``loss_fn``.
-        n_draws: Labels per sample for ``mc``.
-        logits_fn: ``(module, batch) -> (logits (N, C), targets (N,) or None)``; default ``module(batch[0]), batch[1]``,
-            moved to the module's device.
+        labels: Which labels' gradients are squared: ``exact`` (all labels, weighted by the model), ``mc`` (``n_draws``
+            drawn from the model), ``empirical`` (the true label), ``predicted`` (the model's best label; Hsu et al.
+            2018), ``probability_weighted`` (the true label's square times its probability under the model; mammoth's),
+            ``top_k`` (exact over the k likeliest classes, ``n_draws`` draws for the rest: large label sets),
+            ``batch_mean`` (the square of a batch's mean gradient at the true label, for reproducing other codes only:
+            it shrinks with the batch size). Unused with ``loss_fn``.
+        likelihood: ``classification`` (softmax; labels (N,)), ``multi_label`` (independent sigmoids; labels (N, C) in
+            [0, 1], the log-likelihood is their sum), ``gaussian`` (regression with unit variance, the loss is
+            ``||f - y||^2 / 2``; targets of the outputs' shape). Outputs may have positions, (N, ..., C): a sample's
+            loss is then the mean over its positions for classification (label -100 is left out), the sum for the
+            others.
+        n_draws: Labels per sample for ``mc`` and ``top_k``.
+        top_k: k of ``top_k``.
+        logits_fn: ``(module, batch) -> (logits, targets or None)``; default ``module(batch[0]), batch[1]``, and for
+            mappings ``module(**batch).logits, batch["labels"]``, moved to the module's device.
         loss_fn: ``(module, batch) -> scalar``, for modules without logits: the empirical Fisher of this loss, called
             with one sample at a time.
         parameters: Name to parameter; default all that require a gradient.
         n_samples: Use this many: a random subset if ``loader.dataset`` has a length, else the first ones.
+        max_bytes: For per-sample gradients and patches that are held at once.
+        fallback: For parameters without a closed form: ``loop``, ``vmap``, or ``auto`` (vmap on an accelerator).
+        distributed: Add up sums and counts over the processes of the default group, each of which has its own batches.
         seed: Of the drawn labels and of the subset; the same seed gives the same result.
 
     Returns:
@@ -68,53 +89,56 @@ def diagonal_fisher(
         >>> diagonal_fisher(layer, [(torch.tensor([[2.0]]), torch.tensor([0]))])["weight"].flatten()
         tensor([1.0000, 1.0000])
     """
-    _check_arguments(labels, n_draws, n_samples, logits_fn, loss_fn)
-    if parameters is None:
-        parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    fixed = [name for name, value in parameters.items() if not value.requires_grad]
-    if fixed or not parameters:
-        given = f"parameters that need no gradient: {fixed}" if fixed else "no parameters"
-        raise ValueError(f"{given}; expected some that require a gradient. HINT: leave out what is frozen")
-    with _evaluating(module), torch.inference_mode(False), torch.enable_grad():
-        sums = {
-            name: torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32), requires_grad=False)
-            for name, value in parameters.items()
-        }
-        batches = _subset(loader, n_samples, seed)
-        if loss_fn is not None:
-            count = sum(_add_losses(module, batch, loss_fn, parameters, sums) for batch in batches)
-            looped = list(parameters)
-        else:
-            engine = Engine(module, parameters, sums, logits_fn or _default_logits, labels, n_draws, seed)
-            count = sum(engine.add(batch) for batch in batches)
-            looped = list(engine.looped)
-    if count == 0:
-        raise ValueError("loader gave no samples; expected at least one. HINT: check the task's training data")
-    _log.info(
-        "diagonal Fisher of %d samples: %d parameters in closed form, %d sample by sample%s",
-        count,
-        len(parameters) - len(looped),
-        len(looped),
-        f" ({', '.join(looped)})" if looped else "",
+    how = Labels(labels, likelihood, n_draws, top_k)
+    _check(how, logits_fn, loss_fn)
+    draws = generator(seed, "fisher", "labels")
+    outputs_fn = _with_checked_shape(logits_fn or default_outputs, likelihood)
+
+    def make(outputs: Tensor, targets: Tensor | None) -> Cotangents:
+        return cotangents(outputs, targets, how, draws)
+
+    def add_losses(parameters: Mapping[str, Tensor], sums: Mapping[str, Tensor], batch: Any) -> int:
+        assert loss_fn is not None
+        return _add_losses(module, batch, loss_fn, parameters, sums)
+
+    def add_batch_mean(parameters: Mapping[str, Tensor], sums: Mapping[str, Tensor], batch: Any) -> int:
+        outputs, targets = outputs_fn(module, batch)
+        vector = make(outputs.detach(), targets).vector(0)
+        # n times the square of the mean
+        add_gradients(sums, parameters, outputs, vector / len(outputs) ** 0.5)
+        return len(outputs)
+
+    add_batch = add_losses if loss_fn is not None else add_batch_mean if labels == "batch_mean" else None
+    return mean_over_samples(
+        module,
+        loader,
+        what="Fisher information",
+        outputs_fn=outputs_fn,
+        make_cotangents=make,
+        add_batch=add_batch,
+        parameters=parameters,
+        power=2,
+        n_samples=n_samples,
+        max_bytes=max_bytes,
+        fallback=fallback,
+        distributed=distributed,
+        seed=seed,
     )
-    for name, value in sums.items():
-        value.div_(count)
-        if not value.isfinite().all():
+
+
+def _with_checked_shape(outputs_fn: OutputsFn, likelihood: str) -> OutputsFn:
+    def outputs(module: nn.Module, batch: Any) -> tuple[Tensor, Tensor | None]:
+        logits, targets = outputs_fn(module, batch)
+        if likelihood == "gaussian" and logits.dim() == 1:
+            return logits.unsqueeze(1), None if targets is None else targets.reshape(-1, 1)
+        if logits.dim() < 2:
             raise ValueError(
-                f"Fisher information of {name!r} is not finite; expected finite numbers. HINT: look for NaN or inf in "
-                "the weights (a training that diverged) or in the data"
+                f"logits of shape {tuple(logits.shape)}; expected (N, C), one row per sample. HINT: give a logits_fn "
+                "that returns (logits, targets), or a loss_fn for a module without logits"
             )
-    return sums
+        return logits, targets
 
-
-def _default_logits(module: nn.Module, batch: Any) -> tuple[Tensor, Tensor | None]:
-    if not isinstance(batch, (tuple, list)) or not batch or not isinstance(batch[0], Tensor):
-        raise ValueError(
-            f"batch of type {type(batch).__name__}; expected (inputs, targets). HINT: give a logits_fn that returns "
-            "(logits, targets) for this batch"
-        )
-    device = next(module.parameters()).device
-    return module(batch[0].to(device)), batch[1] if len(batch) > 1 else None
+    return outputs
 
 
 def _add_losses(
@@ -129,56 +153,25 @@ def _add_losses(
             raise ValueError(
                 f"loss of shape {tuple(loss.shape)}; expected a scalar. HINT: reduce it to the batch mean in loss_fn"
             )
-        add_squares(sums, parameters, loss)
+        add_gradients(sums, parameters, loss)
     return n
 
 
-def _subset(loader: Iterable[Any], n_samples: int | None, seed: int) -> Iterator[Any]:
-    """The batches, reduced to ``n_samples`` samples; the choice depends on positions only, not on the batch size."""
-    if n_samples is None:
-        yield from loader
-        return
-    from lightning_cl.functional.batches import batch_size, select
-
-    try:
-        total = len(loader.dataset)  # type: ignore[attr-defined]
-    except (AttributeError, TypeError):
-        total = n_samples
-    chosen = torch.randperm(total, generator=generator(seed, "fisher", "subset"))[:n_samples].sort().values
-    start = 0
-    for batch in loader:
-        stop = start + batch_size(batch)
-        inside = chosen[(chosen >= start) & (chosen < stop)] - start
-        if len(inside) == stop - start:
-            yield batch
-        elif len(inside):
-            yield select(batch, inside)
-        start = stop
-        if start > int(chosen[-1]):
-            return
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode by the flags alone: an overridden ``train`` may do more, and one flag per submodule is put back."""
-    flags = [(part, part.training) for part in module.modules()]
-    try:
-        for part, _ in flags:
-            part.training = False
-        yield
-    finally:
-        for part, flag in flags:
-            part.training = flag
-
-
-def _check_arguments(
-    labels: str, n_draws: int, n_samples: int | None, logits_fn: LogitsFn | None, loss_fn: LossFn | None
-) -> None:
-    if labels not in MODES:
-        raise ValueError(f"labels={labels!r}; expected one of {', '.join(MODES)}. HINT: exact is the default")
-    if n_draws < 1:
-        raise ValueError(f"n_draws={n_draws!r}; expected an integer >= 1. HINT: more draws come closer to exact")
-    if n_samples is not None and n_samples < 1:
-        raise ValueError(f"n_samples={n_samples!r}; expected an integer >= 1 or None. HINT: None takes all samples")
+def _check(how: Labels, logits_fn: OutputsFn | None, loss_fn: LossFn | None) -> None:
+    if how.mode not in LABELS:
+        raise ValueError(f"labels={how.mode!r}; expected one of {', '.join(LABELS)}. HINT: exact is the default")
+    if how.likelihood not in LIKELIHOODS:
+        known = ", ".join(LIKELIHOODS)
+        raise ValueError(f"likelihood={how.likelihood!r}; expected one of {known}. HINT: classification is the default")
+    if how.n_draws < 1:
+        raise ValueError(f"n_draws={how.n_draws!r}; expected an integer >= 1. HINT: more draws come closer to exact")
+    if how.top_k < 1:
+        raise ValueError(f"top_k={how.top_k!r}; expected an integer >= 1. HINT: a larger k comes closer to exact")
+    unfit = {"multi_label": ("top_k",), "gaussian": ("top_k", "predicted", "probability_weighted")}
+    if how.mode in unfit.get(how.likelihood, ()):
+        raise ValueError(
+            f"labels={how.mode!r} with likelihood={how.likelihood!r}; expected exact, mc or empirical. HINT: exact "
+            "costs one backward pass per output"
+        )
     if logits_fn is not None and loss_fn is not None:
         raise ValueError("both logits_fn and loss_fn; expected at most one. HINT: loss_fn gives the empirical Fisher")

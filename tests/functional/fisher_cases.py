@@ -34,7 +34,7 @@ def batches(data, size):
     return list(zip(*(part.split(size) for part in data), strict=True))
 
 
-def _made(build, shape, classes, n, integer=False):
+def made(build, shape, classes, n, integer=False):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = build()
@@ -48,7 +48,7 @@ def _made(build, shape, classes, n, integer=False):
 
 
 def mlp(n=10):
-    return _made(
+    return made(
         lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 5)),
         (6,),
         5,
@@ -74,13 +74,13 @@ def convolutions(n=6):
             nn.Linear(4, 3),
         )
 
-    return _made(build, (4, 9, 8), 3, n)
+    return made(build, (4, 9, 8), 3, n)
 
 
 def resnet18(n=3):
     from torchvision.models import resnet18 as build
 
-    return _made(lambda: build(num_classes=4), (3, 32, 32), 4, n)
+    return made(lambda: build(num_classes=4), (3, 32, 32), 4, n)
 
 
 class _Sequence(nn.Module):
@@ -156,11 +156,11 @@ CASES = {
     "mlp": mlp,
     "convolutions": convolutions,
     "resnet18": resnet18,
-    "sequence": lambda n=6: _made(_Sequence, (3, 2, 4), 3, n),
-    "token model": lambda n=6: _made(_Tokens, (5,), 3, n, integer=True),
-    "tied": lambda n=6: _made(_Tied, (5,), 3, n),
-    "called twice": lambda n=6: _made(_Twice, (5,), 3, n),
-    "functional use": lambda n=6: _made(_Functional, (5,), 3, n),
-    "samples second": lambda n=8: _made(_SamplesSecond, (4, 3), 3, n),
-    "weight norm": lambda n=6: _made(_Normed, (5,), 3, n),
+    "sequence": lambda n=6: made(_Sequence, (3, 2, 4), 3, n),
+    "token model": lambda n=6: made(_Tokens, (5,), 3, n, integer=True),
+    "tied": lambda n=6: made(_Tied, (5,), 3, n),
+    "called twice": lambda n=6: made(_Twice, (5,), 3, n),
+    "functional use": lambda n=6: made(_Functional, (5,), 3, n),
+    "samples second": lambda n=8: made(_SamplesSecond, (4, 3), 3, n),
+    "weight norm": lambda n=6: made(_Normed, (5,), 3, n),
 }
