@@ -13,10 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-# Elements per chunk: the difference (512 KiB in fp32) is still in the second-level cache when it is used. From _LARGE
-# elements on, measured, the walk beats a full-size temporary (0.8x on ResNet-18); below it loses to its own calls.
-_CHUNK = 131_072
-_LARGE = 500_000
+from lightning_cl.functional._chunks import chunks, is_uniform, pays, wide
 
 
 def quadratic_penalty(
@@ -41,7 +38,7 @@ def quadratic_penalty(
         tensor(40.)
     """
     terms = [
-        (importance[name] * (_wide(value) - anchor[name]).square()).sum()
+        (importance[name] * (wide(value) - anchor[name]).square()).sum()
         for name, value in parameters.items()
         if name in importance
     ]
@@ -80,9 +77,9 @@ def add_quadratic_gradient_(
         )
     together: tuple[list[Tensor], ...] = ([], [], [], [])
     for group in zip(parameters, gradients, importances, anchors, strict=True):
-        if len({tensor.dtype for tensor in group}) > 1 or group[0].dtype in (torch.float16, torch.bfloat16):
+        if not is_uniform(*group):
             _add_mixed(*group, lambda_)
-        elif group[0].numel() >= _LARGE and all(_is_flat_cpu(tensor) for tensor in group):
+        elif pays(*group):
             _add_in_chunks(*group, lambda_)
         else:
             for tensors, tensor in zip(together, group, strict=True):
@@ -94,22 +91,14 @@ def add_quadratic_gradient_(
 
 def _add_in_chunks(parameter: Tensor, gradient: Tensor, importance: Tensor, anchor: Tensor, lambda_: float) -> None:
     """The in-cache walk; all four of one dtype, contiguous, on the CPU."""
-    flats = [tensor.detach().view(-1).split(_CHUNK) for tensor in (parameter, gradient, importance, anchor)]
-    buffer = torch.empty(_CHUNK, dtype=parameter.dtype)
-    for theta, grad, fisher, centre in zip(*flats, strict=True):
-        difference = buffer if theta.numel() == _CHUNK else buffer[: theta.numel()]
+    for difference, theta, grad, fisher, centre in chunks(parameter, gradient, importance, anchor):
         torch.sub(theta, centre, out=difference)
         grad.addcmul_(fisher, difference, value=lambda_)
 
 
 def _add_mixed(parameter: Tensor, gradient: Tensor, importance: Tensor, anchor: Tensor, lambda_: float) -> None:
     """Any mixture of dtypes: everything in fp32 or wider until the last rounding."""
-    gradient.add_(_wide(parameter).sub(anchor).mul_(importance), alpha=lambda_)
-
-
-def _is_flat_cpu(tensor: Tensor) -> bool:
-    # a subclass (DTensor) may not be viewed and split behind its back
-    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and tensor.is_contiguous()
+    gradient.add_(wide(parameter).sub(anchor).mul_(importance), alpha=lambda_)
 
 
 def merge_offline(
@@ -214,16 +203,11 @@ def _pairs(
                 f"new importance of {name!r} without a parameter; expected a parameter for each. HINT: pass the "
                 "parameters that the importance was computed for"
             )
-        theta = _wide(parameters[name].detach()) if name in parameters else None
-        new = _wide(new_importance[name]) if name in new_importance else None
+        theta = wide(parameters[name].detach()) if name in parameters else None
+        new = wide(new_importance[name]) if name in new_importance else None
         if name not in importance:
             assert theta is not None  # it has a new importance
             yield name, torch.zeros_like(theta), torch.zeros_like(theta), new, theta
             continue
         shape = importance[name].shape if theta is None else theta.shape
-        yield name, pad_to(_wide(importance[name]), shape), pad_to(_wide(anchor[name]), shape), new, theta
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """At least fp32."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        yield name, pad_to(wide(importance[name]), shape), pad_to(wide(anchor[name]), shape), new, theta

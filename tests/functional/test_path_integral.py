@@ -11,6 +11,7 @@ from lightning_cl.functional.path_integral import (
     riemannian_score,
     scale_to_unit,
     synaptic_importance,
+    with_corner,
 )
 
 SHAPES = [(3, 4), (7,), (2, 3, 2), ()]
@@ -109,6 +110,15 @@ def test_scores_of_three_tasks_are_halved_each_time():
         scores = average_scores(scores, {"w": torch.tensor([value])})
     assert scores["w"].tolist() == [((8 + 4) / 2 + 2) / 2]
     assert average_scores(scores, {})["w"].tolist() == [4.0]
+
+
+def test_new_rows_count_in_full():
+    old, new = torch.tensor([[2.0, 4.0]]), torch.tensor([[4.0, 0.0], [6.0, 8.0]])
+    assert average_scores({"w": old}, {"w": new})["w"].tolist() == [[3, 2], [6, 8]]
+    assert moving_average(old, new, 0.5).tolist() == [[3, 2], [6, 8]]
+    assert with_corner(new, old).tolist() == [[2, 4], [6, 8]]
+    assert new.tolist() == [[4, 0], [6, 8]]
+    assert float(with_corner(torch.tensor(1.0), torch.tensor(2.0))) == 2
 
 
 def test_unit_scale_is_over_all_tensors_together():

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_cl.functional import penalty
+from lightning_cl.functional import _chunks
 from lightning_cl.functional.penalty import (
     add_quadratic_gradient_,
     merge_offline,
@@ -23,8 +23,8 @@ SHAPES = [(3, 4), (7,), (2, 3, 2, 2), ()]
 
 @pytest.mark.parametrize("large", [10, 10**9])
 def test_gradient_is_autograds(large, monkeypatch):
-    monkeypatch.setattr(penalty, "_LARGE", large)
-    monkeypatch.setattr(penalty, "_CHUNK", 5)
+    monkeypatch.setattr(_chunks, "LARGE", large)
+    monkeypatch.setattr(_chunks, "CHUNK", 5)
     theta, fisher, anchor, grads = (tensors(seed, SHAPES) for seed in range(4))
     expected = {name: value.clone() for name, value in grads.items()}
     for value in theta.values():
