@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 _WHERE = {
     "EWC": "callbacks.ewc",
     "SI": "callbacks.si",
+    "MAS": "callbacks.mas",
+    "RWalk": "callbacks.rwalk",
     "Replay": "callbacks.replay",
     "FreezingSchedule": "callbacks.freezing",
     "FineTuningModule": "finetuning.module",

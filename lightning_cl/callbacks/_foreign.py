@@ -39,13 +39,22 @@ def is_splittable(batch: Any) -> bool:
         return False
 
 
+def inputs_of(batch: Any) -> Tensor | None:
+    """The tensor, the first one of a sequence, or that of a mapping with one obvious name; None for anything else."""
+    if isinstance(batch, Mapping):
+        named = [batch[name] for name in INPUT_NAMES if isinstance(batch.get(name), Tensor)]
+        return named[0] if len(named) == 1 else None
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    return first if isinstance(first, Tensor) else None
+
+
 def inputs_and_labels(batch: Any) -> tuple[Any, Tensor] | None:
     """``(x, y)`` of a pair of tensors or of a mapping with obvious names; None for anything else."""
+    x = inputs_of(batch)
     if isinstance(batch, Mapping):
-        names = [name for name in INPUT_NAMES if isinstance(batch.get(name), Tensor)]
-        x, y = (batch[names[0]] if len(names) == 1 else None), find_labels(batch)
+        y = find_labels(batch)
     elif isinstance(batch, tuple | list) and len(batch) == 2:
-        x, y = batch
+        y = batch[1]
     else:
         return None
     integer = isinstance(y, Tensor) and y.dim() == 1 and not y.is_floating_point() and y.dtype != torch.bool

@@ -59,16 +59,7 @@ def compute_importance(
         def logits_fn(module: Any, batch: Any) -> tuple[Tensor, Tensor]:
             return module.importance_logits(batch)
 
-    with (
-        _compat.seeded(derive_seed(seed, "importance")),
-        kept_state(module),
-        _kept_weights(module),
-        _compat.muted_logging(module),
-        _compat.evaluating(module),
-        _input_errors(),
-    ):
-        # in here, because an iterator of a DataLoader draws a global random number
-        batches = _Batches(trainer, module, loader, first_batch_only)
+    with importance_pass(trainer, module, loader, seed=seed, first_batch_only=first_batch_only) as batches:
         if logits_fn is None and loss_fn is None:
             own_loss = TrainingStepLoss(trainer, module)
             reason = (
@@ -102,7 +93,33 @@ def compute_importance(
         )
 
 
-class _Batches:
+@contextlib.contextmanager
+def importance_pass(
+    trainer: Any, module: Any, loader: Any, *, seed: int, first_batch_only: bool = False
+) -> Iterator["TaskBatches"]:
+    """A task's batches, in a block in which a pass over them leaves no trace on the module and its loggers.
+
+    Args:
+        trainer, module, loader, first_batch_only: See :func:`compute_importance`.
+        seed: Of the global random generators in the block.
+
+    Raises:
+        InputError: For an empty loader, weights that were changed in the block, and in place of the pure functions'
+            ``ValueError``.
+    """
+    with (
+        _compat.seeded(derive_seed(seed, "importance")),
+        kept_state(module),
+        _kept_weights(module),
+        _compat.muted_logging(module),
+        _compat.evaluating(module),
+        _input_errors(),
+    ):
+        # in here, because an iterator of a DataLoader draws a global random number
+        yield TaskBatches(trainer, module, loader, first_batch_only)
+
+
+class TaskBatches:
     """The loader's batches on the module's device, beside its ``dataset``; unsplittable ones as single samples."""
 
     def __init__(self, trainer: Any, module: Any, loader: Any, first_only: bool) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_cl.functional.path_integral import add_path_integral_
-from lightning_cl.functional.penalty import pad_to
+from lightning_cl.functional.path_integral import add_path_integral_, with_corner
 
 
 class PathIntegral:
@@ -92,8 +91,7 @@ class PathIntegral:
             start = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
             integral = torch.zeros_like(start)
             if known is not None:
-                start[tuple(map(slice, known.shape))] = known.to(start)
-                integral = pad_to(self.integral[name].to(start), start.shape)
+                start, integral = with_corner(start, known), with_corner(integral, self.integral[name])
             self.start[name], self.integral[name] = start, integral
 
 

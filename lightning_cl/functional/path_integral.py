@@ -108,7 +108,8 @@ def moving_average(previous: Tensor | None, new: Tensor, alpha: float) -> Tensor
     Args:
         previous: The average so far, or None at the first interval of all, whose own value then counts in full.
         new: Mean over the interval's steps of the squared batch gradient.
-        alpha: Weight of the new value, in (0, 1]; the paper's 0.9 forgets quickly.
+        alpha: Weight of the new value, in (0, 1]; the paper's 0.9 forgets quickly. Rows that ``previous`` lacks count
+            in full.
 
     Raises:
         ValueError: if alpha is outside (0, 1].
@@ -119,14 +120,14 @@ def moving_average(previous: Tensor | None, new: Tensor, alpha: float) -> Tensor
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha={alpha!r}; expected a number in (0, 1]. HINT: 1 keeps the newest value only")
-    return new.clone() if previous is None else torch.lerp(previous, new, alpha)
+    return new.clone() if previous is None else torch.lerp(with_corner(new, previous), new, alpha)
 
 
 def average_scores(scores: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
     r"""RWalk's score over tasks, :math:`s' = \frac{1}{2}(s + s_{new})`; a first score is taken in full.
 
-    Every task halves the influence of those before it, so the penalty does not get ever more rigid. Names and rows
-    that are in one of the two only: a new name is taken in full, and one without a new score is kept as it is.
+    Every task halves the influence of those before it, so the penalty does not get ever more rigid. New names, and new
+    rows of a name, are taken in full; a name without a new score is kept as it is.
 
     Example:
         >>> average_scores({"w": torch.tensor([4.0])}, {"w": torch.tensor([2.0]), "b": torch.tensor([1.0])})
@@ -134,7 +135,20 @@ def average_scores(scores: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> d
     """
     merged = {name: value.clone() for name, value in scores.items()}
     for name, value in new.items():
-        merged[name] = (scores[name] + value) / 2 if name in scores else value.clone()
+        merged[name] = (with_corner(value, scores[name]) + value) / 2 if name in scores else value.clone()
+    return merged
+
+
+def with_corner(values: Tensor, corner: Tensor) -> Tensor:
+    """A copy of ``values`` with ``corner`` in its leading corner: what is known of rows there were, and new ones.
+
+    Example:
+        >>> with_corner(torch.ones(2, 2), torch.zeros(1, 2))
+        tensor([[0., 0.],
+                [1., 1.]])
+    """
+    merged = values.clone()
+    merged[tuple(map(slice, corner.shape))] = corner.to(values)
     return merged
 
 
