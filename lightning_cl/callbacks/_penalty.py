@@ -1,23 +1,25 @@
 """The mechanism of every quadratic penalty: EWC, SI, MAS, RWalk, L2 and L2-SP."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
+from lightning_cl.callbacks._importance_file import fitted
 from lightning_cl.callbacks._lambda import Schedule, Strength
 from lightning_cl.callbacks._method import MethodCallback, plain_loader
+from lightning_cl.callbacks._parameter_filter import ParameterFilter, Patterns
+from lightning_cl.callbacks._penalty_plan import PenaltyPlan, refuse_unknown_steps
+from lightning_cl.callbacks._stability import StabilityGuard
 from lightning_cl.callbacks._step_hooks import StepHooks
 from lightning_cl.errors import InputError
-from lightning_cl.functional.penalty import add_quadratic_gradient_, merge_online, pad_to
+from lightning_cl.functional.penalty import merge_online
+from lightning_cl.importance_files import ImportanceFile, check_importance, load_importance
 
 log = logging.getLogger(__name__)
-Patterns = str | Sequence[str] | None
 
 
 class PenaltyOptions(TypedDict, total=False):
@@ -25,6 +27,7 @@ class PenaltyOptions(TypedDict, total=False):
 
     apply: Literal["gradient", "proximal"]
     lambda_schedule: Schedule
+    unstable: Literal["warn", "error"]
     include: Patterns
     exclude: Patterns
     normalize: Literal["max", "mean"] | None
@@ -35,76 +38,87 @@ class PenaltyOptions(TypedDict, total=False):
     state_path: str | Path | None
 
 
-@dataclass
-class _Plan:
-    """An optimizer's trainable, selected parameters, and those with a penalty by the sign of their step."""
-
-    count: int
-    named: dict[str, Tensor] = field(default_factory=dict)
-    # (parameters, importances, anchors), for groups that minimise and for those with maximize=True
-    blocks: dict[bool, tuple[list[Tensor], list[Tensor], list[Tensor]]] = field(default_factory=dict)
-
-
 class QuadraticPenalty(MethodCallback):
     r"""Base of the callbacks that pull parameters towards where earlier tasks left them.
 
     The penalty is :math:`\frac{\lambda}{2}\sum_i \Omega_i\,(\theta_i-\theta^*_i)^2`, added to the batch-mean loss.
+    With ``apply="gradient"`` its gradient goes into ``.grad`` right before the optimizer's step, and is clipped with
+    the rest. With ``apply="proximal"`` every step of the optimizer is followed by the penalty's exact proximal step
+    (see :mod:`lightning_cl.functional.proximal`), which is stable for every lambda; a parameter that had no gradient
+    is in neither. Both are right under accumulation, AMP, DDP, manual optimization and several optimizers (a parameter
+    that two of them hold is pulled at each one's steps). With ``lambda_=0`` training is that without the callback, bit
+    for bit.
+
     Subclasses say where the importance :math:`\Omega` comes from: :meth:`_new_importance`, after each task, and, for
     those that gather it on the way, the hooks :meth:`_on_task_start`, :meth:`_before_step`, :meth:`_after_penalty` and
-    :meth:`_after_step`. With ``lambda_=0`` training is that without the callback, bit for bit.
+    :meth:`_after_step`.
 
     State: importance and anchor, two tensors per selected trainable parameter, for any number of tasks.
 
     Args:
         lambda_: Strength of the penalty, >= 0.
+        apply: ``"gradient"`` or ``"proximal"``. The latter needs an optimizer whose step is known: SGD, Adam, AdamW,
+            NAdam, RAdam, RMSprop or Adagrad.
         lambda_schedule: Factors on lambda, one per task with a penalty (the last one repeats), or a function
-            ``(task, step) -> factor``; ``task`` counts the tasks learned before.
+            ``(task, step) -> factor``; ``task`` counts the tasks learned before, ``step`` the optimizer's in this fit.
+        unstable: Where ``lr * lambda * max(importance)`` is more than SGD can bear in the gradient form: ``"warn"`` or
+            ``"error"``.
         include, exclude: Regular expressions (:func:`re.search`) on parameter names: only those that ``include``
             matches, without those that ``exclude`` matches.
         normalize: Divide every new importance by its largest (``"max"``) or mean (``"mean"``) value over all
             parameters.
         importance_dtype: ``"float32"``, or ``"bfloat16"`` at half the size. Anchors are fp32 or wider.
+        importance_path: A file of :mod:`lightning_cl.importance_files` that stands for a task learned before the first
+            one; not read where a state is restored.
         name, consolidate, select, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
 
     Raises:
         InputError: For values outside these ranges, patterns that match nothing, importances that are not finite or
-            all zero, a sharded strategy, or a fused optimizer with a gradient scaler.
+            all zero, a file that does not fit, a sharded strategy, a fused optimizer with a gradient scaler, and steps
+            of optimizers that Lightning does not see.
     """
 
     def __init__(
         self,
         lambda_: float,
         *,
+        name: str,
         apply: Literal["gradient", "proximal"] = "gradient",
         lambda_schedule: Schedule = None,
+        unstable: Literal["warn", "error"] = "warn",
         include: Patterns = None,
         exclude: Patterns = None,
         normalize: Literal["max", "mean"] | None = None,
         importance_dtype: Literal["float32", "bfloat16"] = "float32",
         importance_path: str | Path | None = None,
-        name: str,
         consolidate: Literal["auto", "manual"] = "auto",
         select: Literal["last", "best"] = "last",
         state_path: str | Path | None = None,
     ) -> None:
         super().__init__(name=name, consolidate=consolidate, select=select, state_path=state_path)
-        self._strength = Strength(lambda_, lambda_schedule)
+        if apply not in ("gradient", "proximal"):
+            raise InputError(f"apply={apply!r}", "'gradient' or 'proximal'", "leave it out for 'gradient'")
         if normalize not in (None, "max", "mean"):
             raise InputError(f"normalize={normalize!r}", "None, 'max' or 'mean'", "leave it out for None")
         if importance_dtype not in ("float32", "bfloat16"):
             raise InputError(f"importance_dtype={importance_dtype!r}", "'float32' or 'bfloat16'", "leave it out")
         self.lambda_, self.apply, self.normalize = lambda_, apply, normalize
-        self.include, self.exclude = _patterns("include", include), _patterns("exclude", exclude)
         self.importance_dtype: torch.dtype = getattr(torch, importance_dtype)
+        self.importance_path = importance_path
+        self._file: ImportanceFile | None = None
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
-        self._plans: dict[int, _Plan] = {}
+        self._strength = Strength(lambda_, lambda_schedule)
+        self._filter = ParameterFilter(include, exclude)
+        self._guard = StabilityGuard(unstable)
         self._hooks = StepHooks()
-        self._seen_gradients: set[int] = set()
+        self._plans: dict[int, PenaltyPlan] = {}
+        # optimizers whose gradients have been seen and that have not stepped since
+        self._prepared: set[int] = set()
         self._started = self._resumed = False
         self._step = 0
 
-    # what subclasses give ---------------------------------------------------------------------------------------
+    # what subclasses give -----------------------------------------------------------------------------------------
 
     def _new_importance(self, trainer: Any, module: Any, loader: Any) -> dict[str, Tensor]:
         """Importance of the task just learned, by the names of :meth:`_selected`; ``trainer`` may be None."""
@@ -150,6 +164,13 @@ class QuadraticPenalty(MethodCallback):
         """Lambda in force at the latest step, with its schedule."""
         return self._strength.at(self.n_tasks, self._step)
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Read ``state_path``, or else ``importance_path``."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and self.importance_path is not None and self.n_tasks == 0:
+            # names and shapes are known when the module has been set up; that it can be read is known now
+            self._file = load_importance(self.importance_path)
+
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """A fit that goes on from a checkpoint goes on with its task."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
@@ -157,13 +178,17 @@ class QuadraticPenalty(MethodCallback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse what cannot work with these parameters and optimizers, and listen to their steps."""
-        self._plans, self._seen_gradients, self._step = {}, set(), 0
+        self._forget_plans()
+        self._prepared, self._step = set(), 0
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and any(g.get("fused") for o in trainer.optimizers for g in o.param_groups):
             raise InputError(
                 "a fused optimizer with 16-mixed precision", "gradients unscaled before the step", "set fused=False"
             )
+        if self.apply == "proximal":
+            refuse_unknown_steps(trainer.optimizers)
         self._selected(pl_module)
+        self._take_file(pl_module)
         self._started = self._started and self._resumed
         self._resumed = False
         super().on_fit_start(trainer, pl_module)
@@ -171,7 +196,7 @@ class QuadraticPenalty(MethodCallback):
         self._listen(trainer, pl_module, trainer.optimizers)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin the task; see whether consolidation will work; warn where the explicit gradient cannot be stable."""
+        """Begin the task; see whether consolidation will work, and whether the explicit gradient can be stable."""
         if not self._started:
             self._on_task_start(trainer, pl_module)
             self._started = True
@@ -180,143 +205,115 @@ class QuadraticPenalty(MethodCallback):
             # one that may be readable only once is left alone
             if loader is not trainer.train_dataloader:
                 self._rehearse(trainer, pl_module, loader)
-        self._warn_if_unstable(trainer)
+        self._guard.start(self.importance)
+        if self.apply == "gradient":
+            self._guard.check(trainer.optimizers, self.strength)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Add ``lambda * importance * (theta - anchor)`` to the gradients that this optimizer is about to use."""
-        self._listen(trainer, pl_module, [optimizer])
-        self._seen_gradients.add(id(optimizer))
         self._step = trainer.global_step
+        self._listen(trainer, pl_module, [optimizer])
+        self._prepared.add(id(optimizer))
         plan = self._plan(pl_module, optimizer)
         self._before_step(pl_module, optimizer, plan.named)
-        strength = self.strength
-        if strength > 0:
-            self._add_gradient(plan, strength)
+        strength = self.strength if self.apply == "gradient" else 0.0
+        if strength > 0 and not plan.is_empty:
+            self._guard.check([optimizer], strength)
+            plan.add_gradient(optimizer, strength)
         self._after_penalty(pl_module, optimizer, plan.named)
 
     def _stepped(self, trainer: Any, module: Any, optimizer: Any) -> None:
         self._step = trainer.global_step
-        plan = self._plan(module, optimizer)
-        self._seen_gradients.discard(id(optimizer))
+        plan, strength = self._plan(module, optimizer), self.strength
+        pulls = strength > 0 and not plan.is_empty
+        if id(optimizer) not in self._prepared and ((pulls and self.apply == "gradient") or self._gathers):
+            raise InputError(
+                f"a step of {type(optimizer).__name__} that Lightning does not see, so that the penalty is not in it",
+                "optimizers from self.optimizers()",
+                "do not pass use_pl_optimizer=False" + ("" if self._gathers else "; or apply='proximal'"),
+            )
+        self._prepared.discard(id(optimizer))
+        if pulls and self.apply == "proximal":
+            plan.proximal_step(optimizer, strength)
         self._after_step(module, optimizer, plan.named)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stop listening."""
         self._hooks.remove()
-        self._plans = {}
+        self._forget_plans()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Stop listening."""
         self._hooks.remove()
-        self._plans = {}
+        self._forget_plans()
 
-    # mechanics ------------------------------------------------------------------------------------------------------
+    # mechanics ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether the importance is gathered on the way, from every step's gradients."""
+        hooks = ("_before_step", "_after_penalty")
+        return any(getattr(type(self), hook) is not getattr(QuadraticPenalty, hook) for hook in hooks)
 
     def _listen(self, trainer: Any, module: Any, optimizers: Sequence[Any]) -> None:
         self._hooks.install(optimizers, lambda optimizer: self._stepped(trainer, module, optimizer))
 
     def _selected(self, module: Any) -> dict[str, Tensor]:
         """Name to parameter: what requires a gradient and is not left out by ``include`` and ``exclude``."""
-        named = dict(module.named_parameters())
-        for kind, patterns in (("include", self.include), ("exclude", self.exclude)):
-            for pattern in patterns:
-                if not any(pattern.search(name) for name in named):
-                    some = ", ".join(list(named)[:5])
-                    raise InputError(
-                        f"{kind}={pattern.pattern!r}, which no parameter's name matches",
-                        "a regular expression that finds at least one",
-                        f"some parameters are {some}",
-                    )
-        return {
-            name: parameter
-            for name, parameter in named.items()
-            if parameter.requires_grad
-            and (not self.include or any(pattern.search(name) for pattern in self.include))
-            and not any(pattern.search(name) for pattern in self.exclude)
-        }
+        return {name: p for name, p in self._filter(dict(module.named_parameters())).items() if p.requires_grad}
 
-    def _plan(self, module: Any, optimizer: Any) -> _Plan:
-        """The optimizer's parameters beside their importances and anchors; kept until what is trainable changes."""
-        # trainable ones, because a schedule may thaw some between two steps
-        count = sum(p.requires_grad for group in optimizer.param_groups for p in group["params"])
+    def _plan(self, module: Any, optimizer: Any) -> PenaltyPlan:
         plan = self._plans.get(id(optimizer))
-        if plan is not None and plan.count == count and all(p.requires_grad for p in plan.named.values()):
-            return plan
-        maximize = {id(p): bool(group.get("maximize")) for group in optimizer.param_groups for p in group["params"]}
-        plan = self._plans[id(optimizer)] = _Plan(count)
-        for name, parameter in self._selected(module).items():
-            if id(parameter) not in maximize:
-                continue
-            plan.named[name] = parameter
-            if name not in self.importance:
-                continue
-            for store in (self.importance, self.anchor):
-                store[name] = pad_to(store[name].to(parameter.device), parameter.shape)
-            block = plan.blocks.setdefault(maximize[id(parameter)], ([], [], []))
-            for tensors, tensor in zip(block, (parameter, self.importance[name], self.anchor[name]), strict=True):
-                tensors.append(tensor)
+        if plan is None or not plan.is_current(optimizer):
+            plan = PenaltyPlan(optimizer, self._selected(module), self.importance, self.anchor)
+            self._plans[id(optimizer)] = plan
         return plan
 
-    def _add_gradient(self, plan: _Plan, strength: float) -> None:
-        for maximize, (parameters, importances, anchors) in plan.blocks.items():
-            gradients = []
-            for parameter in parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
-            # an optimizer that maximises turns the sign of what is in .grad
-            add_quadratic_gradient_(parameters, gradients, importances, anchors, -strength if maximize else strength)
+    def _forget_plans(self) -> None:
+        self._plans = {}
 
-    def _warn_if_unstable(self, trainer: Any) -> None:
-        if not self.importance:
+    def _take_file(self, module: Any) -> None:
+        """Begin with the penalty of ``importance_path``, as if a task had been learned with it."""
+        if self._file is None or self.n_tasks:
             return
-        largest = max(float(f.max()) for f in self.importance.values() if f.numel())
-        for optimizer in trainer.optimizers:
-            rate = max(group.get("lr", 0.0) for group in optimizer.param_groups)
-            if isinstance(optimizer, torch.optim.SGD) and rate * self.strength * largest > 2:
-                log.warning(
-                    "lr * lambda_ * max(F) = %.3g > 2: SGD diverges on this penalty; lower lambda_ to below %.3g",
-                    rate * self.strength * largest,
-                    2 / (rate * largest),
-                )
+        file, named = self._file, dict(module.named_parameters())
+        importance, anchor = fitted(file, named, str(self.importance_path))
+        chosen = self._filter(named)
+        new = self._normalized({name: f.to(named[name].device) for name, f in importance.items() if name in chosen})
+        self._keep(new, {name: anchor[name].to(named[name].device) for name in new})
+        self.n_tasks, self._file = 1, None
+        log.info("%s: penalty on %d parameters from %s (%s)", self.state_key, len(new), self.importance_path, file.info)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        if self._file is None and self.importance_path is not None and self.n_tasks == 0:
+            self._file = load_importance(self.importance_path)
+        self._take_file(module)
         selected = self._selected(module)
         new = {name: f for name, f in self._new_importance(trainer, module, loader).items() if name in selected}
-        new = self._checked(new)
         # half-precision weights are anchored in fp32
         parameters = {name: selected[name].detach().to(_wide(selected[name].dtype)) for name in new}
+        check_importance(new, parameters, where=f" of {self.state_key}")
+        new = self._normalized(new)
         importance = {name: a.to(parameters.get(name, a).device) for name, a in self.importance.items()}
         anchor = {name: b.to(parameters.get(name, b).device) for name, b in self.anchor.items()}
-        importance, anchor = self._merge(importance, anchor, new, parameters)
-        self.importance = {name: value.to(self._kept_dtype(value)) for name, value in importance.items()}
-        self.anchor = {name: value.clone() for name, value in anchor.items()}
-        self._plans, self._started = {}, False
+        self._keep(*self._merge(importance, anchor, new, parameters))
+        self._started = False
 
-    def _checked(self, new: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The new importance, normalised; anything that is not a penalty is refused before the old one is touched."""
-        for name, value in new.items():
-            if not bool(value.isfinite().all()):
-                raise InputError(
-                    f"importance of {name!r}, which is not finite",
-                    "finite numbers",
-                    "look for NaN or inf in the weights (a training that diverged) or in the data",
-                )
-        largest = max((float(value.max()) for value in new.values() if value.numel()), default=0.0)
-        if largest <= 0:
-            raise InputError(
-                f"an importance of {type(self).__name__} that is zero for every parameter",
-                "a gradient somewhere in the task's data",
-                "look for a loss that does not depend on the weights, or that has underflowed to 0",
-            )
+    def _normalized(self, new: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.normalize is None:
             return new
-        count = sum(value.numel() for value in new.values())
-        scale = largest if self.normalize == "max" else sum(float(value.sum()) for value in new.values()) / count
+        if self.normalize == "max":
+            scale = max(float(value.max()) for value in new.values() if value.numel())
+        else:
+            total = sum(float(value.sum(dtype=torch.float64)) for value in new.values())
+            scale = total / sum(value.numel() for value in new.values())
         return {name: value / scale for name, value in new.items()}
 
-    def _kept_dtype(self, value: Tensor) -> torch.dtype:
-        return _wide(value.dtype) if self.importance_dtype == torch.float32 else self.importance_dtype
+    def _keep(self, importance: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
+        narrow = None if self.importance_dtype == torch.float32 else self.importance_dtype
+        self.importance = {name: value.to(narrow or _wide(value.dtype)) for name, value in importance.items()}
+        self.anchor = {name: value.clone() for name, value in anchor.items()}
+        self._forget_plans()
 
     def _state(self) -> dict[str, Any]:
         return {"importance": dict(self.importance), "anchor": dict(self.anchor), "started": self._started}
@@ -325,19 +322,7 @@ class QuadraticPenalty(MethodCallback):
         self.importance = {name: value.clone() for name, value in state["importance"].items()}
         self.anchor = {name: value.clone() for name, value in state["anchor"].items()}
         self._started = state.get("started", False)
-        self._plans = {}
-
-
-def _patterns(kind: str, given: Patterns) -> list[re.Pattern[str]]:
-    found = []
-    for pattern in [] if given is None else [given] if isinstance(given, str) else given:
-        try:
-            found.append(re.compile(pattern))
-        except (re.error, TypeError) as error:
-            raise InputError(
-                f"{kind}={pattern!r} ({error})", "a regular expression or a list of them", "escape ( as \\("
-            ) from error
-    return found
+        self._forget_plans()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -167,6 +167,28 @@ def merge_online(
     return merged, centres
 
 
+def merge_average(
+    importance: Mapping[str, Tensor],
+    anchor: Mapping[str, Tensor],
+    new_importance: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    gamma: float,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    r"""A running mean of importances around where the newest task ended.
+
+    .. math:: A' = \gamma A + (1 - \gamma) F, \qquad \theta^{*\prime} = \theta
+
+    (FACIL, with a constant gamma; PyCIL, with gamma = (t - 1) / t at the t-th of equal tasks.) Before the first task A
+    is 0, so a constant gamma lets the first F in with 1 - gamma too. Arguments and result are those of
+    :func:`merge_offline`, and ``gamma`` in [0, 1].
+
+    Raises:
+        ValueError: if gamma is outside [0, 1].
+    """
+    share = {name: (1 - gamma) * wide(value) for name, value in new_importance.items()}
+    return merge_online(importance, anchor, share, parameters, gamma)
+
+
 def pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """The tensor in the leading corner of zeros of ``shape``: for parameters that have grown (new head rows).
 

@@ -19,7 +19,7 @@ from tests.callbacks.replay_examples import fit
         ({"lambda_": -1}, "lambda_=-1; expected a finite number >= 0. HINT: try lambda_=1000"),
         ({"lambda_": float("nan")}, "lambda_=nan; expected a finite number"),
         ({"lambda_": "high"}, "lambda_='high'; expected a finite number"),
-        ({"variant": "other"}, "variant='other'; expected 'offline' or 'online'"),
+        ({"variant": "other"}, "variant='other'; expected 'offline', 'online' or 'average'"),
         ({"gamma": 0.0}, r"gamma=0.0; expected a number in \(0, 1\]"),
         ({"gamma": 1.5}, r"gamma=1.5; expected a number in \(0, 1\]"),
         ({"labels": "true"}, "labels='true'; expected one of exact, mc, empirical, predicted"),
