@@ -45,17 +45,15 @@ def mean_over_samples(
     Raises:
         ValueError: on bad counts, no parameters, no samples, or a result that is not finite.
     """
-    if n_samples is not None and n_samples < 1:
-        raise ValueError(f"n_samples={n_samples!r}; expected an integer >= 1 or None. HINT: None takes all samples")
     if fallback not in FALLBACKS:
         raise ValueError(f"fallback={fallback!r}; expected one of {', '.join(FALLBACKS)}. HINT: auto is the default")
-    parameters = _trainable(module, parameters)
+    parameters = trainable(module, parameters)
     with evaluating(module), torch.inference_mode(False), torch.enable_grad():
         sums = {
             name: torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32), requires_grad=False)
             for name, value in parameters.items()
         }
-        batches = _subset(loader, n_samples, seed)
+        batches = subset(loader, n_samples, seed)
         looped, vmapped = list(parameters), []
         if add_batch is not None:
             count = sum(add_batch(parameters, sums, batch) for batch in batches)
@@ -90,7 +88,12 @@ def mean_over_samples(
     return sums
 
 
-def _trainable(module: nn.Module, parameters: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+def trainable(module: nn.Module, parameters: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+    """These parameters, or all that require a gradient.
+
+    Raises:
+        ValueError: if there are none, or some require no gradient.
+    """
     if parameters is None:
         parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
     fixed = [name for name, value in parameters.items() if not value.requires_grad]
@@ -144,8 +147,14 @@ def _reduced(sums: Mapping[str, Tensor], count: int) -> int:
     return int(total)
 
 
-def _subset(loader: Iterable[Any], n_samples: int | None, seed: int) -> Iterator[Any]:
-    """The batches, reduced to ``n_samples`` samples; the choice depends on positions only, not on the batch size."""
+def subset(loader: Iterable[Any], n_samples: int | None, seed: int) -> Iterator[Any]:
+    """The batches, reduced to ``n_samples`` samples; the choice depends on positions only, not on the batch size.
+
+    Raises:
+        ValueError: if ``n_samples`` is below 1.
+    """
+    if n_samples is not None and n_samples < 1:
+        raise ValueError(f"n_samples={n_samples!r}; expected an integer >= 1 or None. HINT: None takes all samples")
     if n_samples is None:
         yield from loader
         return

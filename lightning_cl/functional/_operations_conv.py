@@ -101,11 +101,11 @@ class ConvOperation(Operation):
     def _fixed(self, frames: slice) -> Tensor:
         """The factor that is the same for every cotangent, per sample and group: ``(n * groups, locations, size)``."""
         x = wide(self.inputs[frames])
-        return self._grouped(x.flatten(2) if self.transposed else self._patches(x))
+        return self._grouped(x.flatten(2) if self.transposed else self.patches(x))
 
     def _varying(self, frames: slice) -> Tensor:
         g = self.gradient[frames]
-        return self._grouped(self._patches(g) if self.transposed else g.flatten(2))
+        return self._grouped(self.patches(g) if self.transposed else g.flatten(2))
 
     def _grouped(self, tensor: Tensor) -> Tensor:
         """``(n * M, groups * A, L)`` as ``(n * groups, M * L, A)``."""
@@ -115,7 +115,7 @@ class ConvOperation(Operation):
         split = tensor.view(-1, self.frames, self.groups, size, tensor.shape[2])
         return split.permute(0, 2, 1, 4, 3).reshape(-1, self.frames * tensor.shape[2], size)
 
-    def _patches(self, tensor: Tensor) -> Tensor:
+    def patches(self, tensor: Tensor) -> Tensor:
         """``(N, C, *spatial)`` as ``(N, C * prod(kernel), L)``, in the order of ``F.unfold``."""
         kernel = self.kernel[2:]
         if any(left or right for left, right in self.padding):

@@ -90,9 +90,9 @@ def diagonal_fisher(
         tensor([1.0000, 1.0000])
     """
     how = Labels(labels, likelihood, n_draws, top_k)
-    _check(how, logits_fn, loss_fn)
+    check_labels(how, logits_fn, loss_fn)
     draws = generator(seed, "fisher", "labels")
-    outputs_fn = _with_checked_shape(logits_fn or default_outputs, likelihood)
+    outputs_fn = with_checked_shape(logits_fn or default_outputs, likelihood)
 
     def make(outputs: Tensor, targets: Tensor | None) -> Cotangents:
         return cotangents(outputs, targets, how, draws)
@@ -126,7 +126,9 @@ def diagonal_fisher(
     )
 
 
-def _with_checked_shape(outputs_fn: OutputsFn, likelihood: str) -> OutputsFn:
+def with_checked_shape(outputs_fn: OutputsFn, likelihood: str) -> OutputsFn:
+    """Refuse outputs that have not one row per sample; a column of gaussian means may be flat."""
+
     def outputs(module: nn.Module, batch: Any) -> tuple[Tensor, Tensor | None]:
         logits, targets = outputs_fn(module, batch)
         if likelihood == "gaussian" and logits.dim() == 1:
@@ -157,7 +159,12 @@ def _add_losses(
     return n
 
 
-def _check(how: Labels, logits_fn: OutputsFn | None, loss_fn: LossFn | None) -> None:
+def check_labels(how: Labels, logits_fn: OutputsFn | None, loss_fn: LossFn | None) -> None:
+    """Refuse labels that cannot be had.
+
+    Raises:
+        ValueError: on an unknown mode or likelihood, counts below 1, and what does not go together.
+    """
     if how.mode not in LABELS:
         raise ValueError(f"labels={how.mode!r}; expected one of {', '.join(LABELS)}. HINT: exact is the default")
     if how.likelihood not in LIKELIHOODS:

@@ -205,8 +205,8 @@ def test_double_precision_is_kept():
 
 def test_a_broken_rule_is_noticed(monkeypatch):
     module, data = CASES["convolutions"]()
-    right = ConvOperation._patches
-    monkeypatch.setattr(ConvOperation, "_patches", lambda self, tensor: right(self, tensor).roll(1, dims=2))
+    right = ConvOperation.patches
+    monkeypatch.setattr(ConvOperation, "patches", lambda self, tensor: right(self, tensor).roll(1, dims=2))
     with pytest.raises(RuntimeError, match=r"closed-form gradient of '0.weight' is .* away from autograd's.*HINT"):
         diagonal_fisher(module, batches(data, 4))
     assert not any(part._forward_hooks for part in module.modules())
