@@ -2,7 +2,8 @@
 """Measure what the library costs, as ratios on the same work in one run, one thread, CPU time.
 
     python scripts/benchmark.py end_to_end --json end_to_end.json   # needs MNIST: --data-dir or $LIGHTNING_CL_DATA
-    python scripts/benchmark.py ewc --json ewc.json
+    python scripts/benchmark.py ewc --json ewc.json                 # the penalty in each training step
+    python scripts/benchmark.py importance --json importance.json   # the Fisher and the penalty; needs transformers
 
 Writes a list of {"name", "ours", "reference", "ratio", "unit", "reference_is"}.
 """
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmark_importance import importance
 from torch import nn
 
 
@@ -103,7 +105,7 @@ def end_to_end(data_dir: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def ewc(data_dir: str, repeats: int) -> list[dict[str, Any]]:
-    """One training step with EWC, at task 2 and at task 50, and without it, in the same Trainer."""
+    """One training step with EWC, at tasks 2, 10 and 100, and without it, in the same Trainer."""
     import torchvision
 
     cases: dict[str, tuple[nn.Module, torch.Tensor, int]] = {
@@ -112,7 +114,7 @@ def ewc(data_dir: str, repeats: int) -> list[dict[str, Any]]:
     }
     rows = []
     for name, (network, x, steps) in cases.items():
-        for task in (2, 50):
+        for task in (2, 10, 100):
             callback = _protected(network, task - 1)
             a, b = alternating(
                 functools.partial(_step_seconds, network, x, steps, [callback]),
@@ -191,7 +193,16 @@ def mute() -> Any:
         yield
 
 
-SUBJECTS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {"end_to_end": end_to_end, "ewc": ewc}
+def all_of_importance(data_dir: str, repeats: int) -> list[dict[str, Any]]:
+    """How exact importances are, what they cost, and what the penalty costs in each step."""
+    return [*importance(repeats, alternating, row), *ewc(data_dir, repeats)]
+
+
+SUBJECTS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {
+    "end_to_end": end_to_end,
+    "ewc": ewc,
+    "importance": all_of_importance,
+}
 
 
 def main() -> None:

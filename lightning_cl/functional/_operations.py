@@ -104,6 +104,11 @@ class Operation:
         for rows in chunks(self.plan.n, self.cost(role), self.plan.budget):
             add_powers(total, self.per_sample(role, rows), self.plan.power)
 
+    def add_sum(self, role: str, total: Tensor) -> None:
+        """Add the sum of all samples' gradients: what autograd gives, from the same factors."""
+        for rows in chunks(self.plan.n, self.cost(role), self.plan.budget):
+            total.add_(self.per_sample(role, rows).sum(0))
+
     def finish(self, role: str, total: Tensor) -> None:
         """After the last cotangent: add what :meth:`add` left."""
 

@@ -37,6 +37,9 @@ class EmbeddingOperation(Operation):
     def cost(self, role: str) -> int:
         return self.rows * self.gradient.shape[2]
 
+    def add_sum(self, role: str, total: Tensor) -> None:
+        total.index_add_(0, self.tokens.flatten(), self.gradient.flatten(0, 1))
+
     def add(self, role: str, total: Tensor) -> None:
         g = self.gradient
         key = self.tokens + self.rows * torch.arange(self.plan.n, device=g.device).unsqueeze(1)
