@@ -11,6 +11,8 @@ _WHERE = {
     "EWC": "callbacks.ewc",
     "SI": "callbacks.si",
     "MAS": "callbacks.mas",
+    "L2": "callbacks.l2",
+    "L2SP": "callbacks.l2sp",
     "RWalk": "callbacks.rwalk",
     "Replay": "callbacks.replay",
     "FreezingSchedule": "callbacks.freezing",

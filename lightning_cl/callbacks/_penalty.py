@@ -292,8 +292,10 @@ class QuadraticPenalty(MethodCallback):
         new = {name: f for name, f in self._new_importance(trainer, module, loader).items() if name in selected}
         # half-precision weights are anchored in fp32
         parameters = {name: selected[name].detach().to(_wide(selected[name].dtype)) for name in new}
-        check_importance(new, parameters, where=f" of {self.state_key}")
-        new = self._normalized(new)
+        # a strong penalty may hold everything where it is; nothing is gathered then
+        if not (self._gathers and self.importance and not any(bool(value.any()) for value in new.values())):
+            check_importance(new, parameters, where=f" of {self.state_key}")
+            new = self._normalized(new)
         importance = {name: a.to(parameters.get(name, a).device) for name, a in self.importance.items()}
         anchor = {name: b.to(parameters.get(name, b).device) for name, b in self.anchor.items()}
         self._keep(*self._merge(importance, anchor, new, parameters))

@@ -56,6 +56,50 @@ def test_three_tasks_end_with_the_weights_of_a_plain_loop(case: dict[str, Any], 
     assert float((naive.module.weights - module.weights).abs().max()) > 1e-3, "the penalty does something"
 
 
+class Proximal(Oracle):
+    """The penalty is a step of its own behind SGD's; its gradient counts in W all the same."""
+
+    def step(self, before: list[Tensor], own: list[Tensor], total: list[Tensor]) -> None:
+        with torch.no_grad():
+            for p, omega, anchor in zip(self.parameters, self.omega, self.anchor, strict=True):
+                s = 0.05 * 2 * self.c * omega
+                p.copy_((p + s * anchor) / (1 + s))
+        super().step(before, own, total)
+
+    def _step(self, optimizer: torch.optim.Optimizer, batches: list[Any]) -> None:
+        loss = sum(nn.functional.cross_entropy(self.module.net(x), y) for x, y in batches)
+        own = list(torch.autograd.grad(loss, self.parameters, retain_graph=True))
+        total = list(torch.autograd.grad(loss + self.penalty(), self.parameters))
+        for parameter, gradient in zip(self.parameters, own, strict=True):
+            parameter.grad = gradient.clone()
+        before = self.values()
+        optimizer.step()
+        self.step(before, own, total)
+
+
+@pytest.mark.parametrize("kind", ["total", "task"])
+def test_the_proximal_step_is_part_of_the_movement(kind: Any):
+    oracle = Proximal(100.0, kind, "SGD")
+    oracle.learn(tasks=3, epochs=2)
+    si = SI(200.0, xi=XI, path_gradient=kind, apply="proximal")
+    module = lightning(si, "SGD")
+    torch.testing.assert_close(module.weights, oracle.module.weights, rtol=0, atol=1e-9)
+    for got, expected in zip(si.importance.values(), oracle.omega, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("kind", ["total", "task"])
+def test_the_proximal_form_holds_at_any_strength(kind: Any, optimizer: str):
+    si, module = SI(1e13, path_gradient=kind, apply="proximal"), Net(optimizer=optimizer)
+    fit(module, data(0), si)
+    first = module.weights
+    for task in (1, 2):
+        fit(module, data(task), si)
+    assert float((module.weights - first).abs().max()) < 1e-3
+    assert all(bool(value.isfinite().all()) for value in si.importance.values())
+
+
 def test_manual_optimization_is_the_same():
     automatic, manual = SI(20.0), SI(20.0)
     expected = lightning(automatic, "Adam")

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_cl import MAS, SI, RWalk
+from lightning_cl import L2, L2SP, MAS, SI, RWalk
 from lightning_cl.sequence import run_sequence
 from tests.callbacks.ewc_examples import Net, data
 from tests.callbacks.replay_examples import fit
@@ -18,6 +18,9 @@ from tests.resume.helpers import Killed, Recorder, contents, differences, module
 METHODS: dict[str, Callable[[], Any]] = {
     "si": lambda: SI(50.0),
     "si, task": lambda: SI(50.0, path_gradient="task"),
+    "l2": lambda: L2(1.0),
+    "l2, accumulated": lambda: L2(1.0, accumulate=True),
+    "l2sp": lambda: L2SP(1.0, beta=0.5),
     "mas": lambda: MAS(1.0),
     "rwalk": lambda: RWalk(2.0, interval=3),
 }

@@ -1,0 +1,51 @@
+"""Two processes: each method with a quadratic penalty has the same state and the same weights in both."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.resume.helpers import differences
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from tests.callbacks.ewc_examples import Net, data
+from tests.resume.test_penalties import METHODS
+
+if __name__ == "__main__":
+    found = {}
+    for name in [*METHODS, None]:
+        callback, module = METHODS[name]() if name else None, Net(optimizer="Adam")
+        for task in range(2):
+            trainer = Trainer(
+                accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, callbacks=[callback] if name else [],
+                logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            )
+            trainer.fit(module, data(task))
+        found[name or "naive"] = {"weights": module.weights, "state": callback.state_dict() if name else {}}
+    torch.save(found, f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_both_ranks_agree_for_every_method(tmp_path: Path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert differences(one, two) == []
+    for name, found in one.items():
+        assert found["weights"].isfinite().all()
+        if name != "naive":
+            assert found["state"]["n_tasks"] == 2
+            assert float((found["weights"] - one["naive"]["weights"]).abs().max()) > 1e-3
