@@ -213,8 +213,9 @@ def _gaussian(means: Tensor, y: Tensor | None, how: Labels, generator: torch.Gen
     if how.mode == "exact":
         return Columns(torch.ones_like(means).view(len(means), -1, means.shape[-1]), None, means)
     if how.mode == "mc":
-        noise = torch.randn(len(means), how.n_draws, *means.shape[1:], generator=generator, dtype=torch.float64)
-        noise = noise.to(means) / how.n_draws**0.5
+        # by inversion: randn takes its numbers in blocks, so that its values depend on the size of the batch
+        uniform = torch.rand(len(means), how.n_draws, *means.shape[1:], generator=generator, dtype=torch.float64)
+        noise = (2 * uniform.clamp_min(1e-16) - 1).erfinv().mul_((2 / how.n_draws) ** 0.5).to(means)
         return Given([noise[:, k] for k in range(how.n_draws)], everywhere)
     assert y is not None
     return Given([means - y], everywhere)
