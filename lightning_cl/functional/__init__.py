@@ -5,6 +5,8 @@ from typing import Any
 
 _WHERE = {
     "diagonal_fisher": "fisher",
+    "kronecker_factors": "kfac",
+    "kronecker_fisher": "kfac",
     "mas_importance": "mas",
     "quadratic_penalty": "penalty",
     "add_quadratic_gradient_": "penalty",
