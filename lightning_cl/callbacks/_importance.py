@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -87,6 +88,7 @@ def compute_importance(
             labels=labels,
             n_draws=n_draws,
             n_samples=None if first_batch_only else n_samples,
+            distributed=batches.distributed,
             seed=seed,
             logits_fn=logits_fn,
             loss_fn=loss_fn,
@@ -137,6 +139,8 @@ class TaskBatches:
             ) from None
         # looked at behind the transfer hooks, which may turn an object into tensors, or the other way round
         self.whole = not is_splittable(self.first)
+        #: Whether every process of the Trainer makes this pass, so that they can share the work.
+        self.distributed = not first_only and trainer is not None and dist.is_available() and dist.is_initialized()
 
     def cannot_split(self) -> InputError:
         return InputError(

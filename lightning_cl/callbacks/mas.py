@@ -77,7 +77,8 @@ class MAS(QuadraticPenalty):
                 return (outputs if outputs.dim() > 1 else outputs[:, None]), None
 
             n_samples = None if first_batch_only else self.n_samples
-            return mas_importance(module, batches, outputs_fn=outputs_of, n_samples=n_samples, seed=self.seed)
+            common: dict[str, Any] = {"n_samples": n_samples, "distributed": batches.distributed, "seed": self.seed}
+            return mas_importance(module, batches, outputs_fn=outputs_of, **common)
 
 
 def _outputs_of(module: Any, batches: TaskBatches) -> OutputsFn:

@@ -4,6 +4,7 @@ import logging
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def mean_over_samples(
             for name, value in parameters.items()
         }
         batches = subset(loader, n_samples, seed)
+        if distributed:
+            batches = _own(batches)
         looped, vmapped = list(parameters), []
         if add_batch is not None:
             count = sum(add_batch(parameters, sums, batch) for batch in batches)
@@ -133,12 +136,19 @@ def default_outputs(module: nn.Module, batch: Any) -> tuple[Tensor, Tensor | Non
     return module(batch[0].to(device)), batch[1] if len(batch) > 1 else None
 
 
-def _reduced(sums: Mapping[str, Tensor], count: int) -> int:
-    """Sums of all processes, in place; returns their count."""
+def _own(batches: Iterator[Any]) -> Iterator[Any]:
+    """This process's batches: every n-th one."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("distributed=True without a process group; expected one. HINT: leave it out in one process")
+    return islice(batches, dist.get_rank(), None, dist.get_world_size())
+
+
+def _reduced(sums: Mapping[str, Tensor], count: int) -> int:
+    """Sums of all processes, in place; returns their count."""
+    import torch.distributed as dist
+
     device = next(iter(sums.values())).device
     total = torch.tensor(count, device=device)
     dist.all_reduce(total)

@@ -72,7 +72,8 @@ def diagonal_fisher(
         n_samples: Use this many: a random subset if ``loader.dataset`` has a length, else the first ones.
         max_bytes: For per-sample gradients and patches that are held at once.
         fallback: For parameters without a closed form: ``loop``, ``vmap``, or ``auto`` (vmap on an accelerator).
-        distributed: Add up sums and counts over the processes of the default group, each of which has its own batches.
+        distributed: Share the work with the other processes of the default group: each is given the same loader, takes
+            every n-th batch, and gets the whole result. Drawn labels (mc, top_k) are then others than in one process.
         seed: Of the drawn labels and of the subset; the same seed gives the same result.
 
     Returns:
