@@ -1,14 +1,12 @@
 """Two processes: both have the same importances, and the same weights after training with the penalty."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.callbacks.distributed_examples import in_two_processes
+
 SCRIPT = """
 import sys
 import torch
@@ -31,14 +29,7 @@ if __name__ == "__main__":
 
 @pytest.mark.long
 def test_both_ranks_agree_and_one_process_has_the_same_importance(tmp_path: Path):
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    one, two = in_two_processes(SCRIPT, tmp_path)
     assert torch.equal(one["weights"], two["weights"])
     assert one["tasks"] == two["tasks"] == 2
     for kind in ("importance", "anchor"):

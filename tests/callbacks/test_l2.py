@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_cl import L2, Replay
+from lightning_cl import L2
 from tests.callbacks.ewc_examples import Net, data
 from tests.callbacks.path_examples import Loop, lightning
 from tests.callbacks.replay_examples import fit
@@ -39,19 +39,6 @@ def test_three_tasks_end_with_the_weights_of_a_plain_loop(accumulate: bool, opti
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
     assert {float(value.max()) for value in l2.importance.values()} == {3.0 if accumulate else 1.0}
     assert float((Oracle(0.0, accumulate, optimizer).module.weights - module.weights).abs().max()) > 1e-3
-
-
-def test_lambda_zero_is_bit_identical_to_no_callback_and_lambda_is_not():
-    def learned(*callbacks: Any) -> Tensor:
-        module = Net(optimizer="Adam")
-        torch.manual_seed(5)
-        for task in range(2):
-            fit(module, data(task, shuffle=True), *callbacks)
-        return module.weights
-
-    naive = learned()
-    assert torch.equal(naive, learned(L2(0.0)))
-    assert float((naive - learned(L2(10.0))).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
@@ -89,11 +76,3 @@ def test_reads_no_data_and_starts_from_a_pretrained_model():
     fit(naive, data(0))
     assert float((pairs.weights - before).norm()) < 0.5 * float((naive.weights - before).norm())
     assert l2.n_tasks == 2
-
-
-def test_with_replay_and_bf16_mixed_precision():
-    l2, replay, module = L2(1.0), Replay(10), Net()
-    for task in range(2):
-        fit(module, data(task), l2, replay, precision="bf16-mixed")
-    assert l2.n_tasks == replay.n_tasks == 2
-    assert {value.dtype for value in l2.anchor.values()} == {torch.float32}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_cl import L2SP, FineTuningModule, Replay
+from lightning_cl import L2SP, FineTuningModule
 from lightning_cl.errors import InputError
 from tests.callbacks.ewc_examples import Gradients, Net, data
 from tests.callbacks.path_examples import Double, Loop, lightning
@@ -43,18 +43,6 @@ def test_a_fit_and_three_of_them_end_with_the_weights_of_a_plain_loop(tasks: int
     assert float((naive.module.weights - module.weights).abs().max()) > 1e-3, "the penalty does something"
     for name, value in zip(l2sp.anchor, oracle.pretrained, strict=True):
         assert torch.equal(l2sp.anchor[name], value if name in SHARED else torch.zeros_like(value))
-
-
-def test_lambda_zero_is_bit_identical_to_no_callback_and_lambda_is_not():
-    def learned(*callbacks: Any) -> Tensor:
-        module = Net(optimizer="Adam")
-        torch.manual_seed(5)
-        fit(module, data(0, shuffle=True), *callbacks)
-        return module.weights
-
-    naive = learned()
-    assert torch.equal(naive, learned(L2SP(0.0, beta=1.0)))
-    assert float((naive - learned(L2SP(10.0))).abs().max()) > 1e-3
 
 
 def test_the_first_step_pulls_the_head_already():
@@ -163,13 +151,6 @@ def test_importance_has_the_dtype_that_was_asked_for(dtype: Any):
     fit(Net(), data(0), l2sp)
     assert {value.dtype for value in l2sp.importance.values()} == {getattr(torch, dtype)}
     assert {value.dtype for value in l2sp.anchor.values()} == {torch.float32}
-
-
-def test_with_replay_and_bf16_mixed_precision():
-    l2sp, replay, module = L2SP(1.0), Replay(10), Net()
-    for task in range(2):
-        fit(module, data(task), l2sp, replay, precision="bf16-mixed")
-    assert l2sp.n_tasks == replay.n_tasks == 2
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_cl import MAS, FineTuningModule, Replay
+from lightning_cl import MAS, FineTuningModule
 from lightning_cl.errors import InputError
 from tests.callbacks.ewc_examples import Net, data
 from tests.callbacks.importance_examples import Adapted
@@ -58,19 +58,6 @@ def test_three_tasks_end_with_the_weights_of_a_plain_loop(optimizer: str):
     naive = Loop(optimizer)
     naive.learn(tasks=3, epochs=2)
     assert float((naive.module.weights - module.weights).abs().max()) > 1e-3, "the penalty does something"
-
-
-def test_lambda_zero_is_bit_identical_to_no_callback_and_lambda_is_not():
-    def learned(*callbacks: Any) -> Tensor:
-        module = Net(optimizer="Adam")
-        torch.manual_seed(5)
-        for task in range(2):
-            fit(module, data(task, shuffle=True), *callbacks)
-        return module.weights
-
-    naive = learned()
-    assert torch.equal(naive, learned(MAS(0.0)))
-    assert float((naive - learned(MAS(10.0))).abs().max()) > 1e-3
 
 
 def assert_importance(mas: MAS, module: Any, outputs: Any) -> None:
@@ -212,13 +199,6 @@ def test_in_float64_and_with_bf16_mixed_precision():
         fit(net, data(task), mas, precision="bf16-mixed")
     assert {value.dtype for value in mas.importance.values()} == {torch.float32}
     assert net.weights.isfinite().all()
-
-
-def test_with_replay():
-    mas, replay, module = MAS(0.1), Replay(10), Net()
-    for task in range(2):
-        fit(module, data(task), mas, replay)
-    assert mas.n_tasks == replay.n_tasks == 2
 
 
 def test_values_out_of_range_are_refused():

@@ -1,22 +1,18 @@
 """Two processes: each method with a quadratic penalty has the same state and the same weights in both."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.callbacks.distributed_examples import in_two_processes
 from tests.resume.helpers import differences
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 import torch
 from lightning.pytorch import Trainer
 from tests.callbacks.ewc_examples import Net, data
-from tests.resume.test_penalties import METHODS
+from tests.callbacks.penalty_examples import METHODS
 
 if __name__ == "__main__":
     found = {}
@@ -35,14 +31,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_both_ranks_agree_for_every_method(tmp_path: Path):
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    one, two = in_two_processes(SCRIPT, tmp_path)
     assert differences(one, two) == []
     for name, found in one.items():
         assert found["weights"].isfinite().all()

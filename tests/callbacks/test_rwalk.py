@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_cl import Replay, RWalk
+from lightning_cl import RWalk
 from lightning_cl.errors import InputError
 from lightning_cl.functional import diagonal_fisher
 from tests.callbacks.ewc_examples import Net, data
@@ -101,19 +101,6 @@ def test_manual_optimization_is_the_same():
     assert torch.equal(got.weights, expected.weights)
 
 
-def test_lambda_zero_is_bit_identical_to_no_callback_and_lambda_is_not():
-    def learned(*callbacks: Any) -> Tensor:
-        module = Net(optimizer="Adam")
-        torch.manual_seed(5)
-        for task in range(2):
-            fit(module, data(task, shuffle=True), *callbacks)
-        return module.weights
-
-    naive = learned()
-    assert torch.equal(naive, learned(RWalk(0.0)))
-    assert float((naive - learned(RWalk(10.0))).abs().max()) > 1e-3
-
-
 def test_fisher_and_score_are_each_scaled_to_the_unit_interval():
     rwalk = RWalk(1.0)
     fit(Net(), data(0), rwalk)
@@ -173,14 +160,6 @@ def test_what_is_kept_between_tasks_does_not_grow():
         sizes.append(rwalk.nbytes)
         assert rwalk._path.squares == rwalk._path.path.integral == {}
     assert sizes == [5 * 4 * sum(p.numel() for p in module.parameters())] * 3
-
-
-def test_with_replay():
-    rwalk, replay = RWalk(1.0), Replay(10)
-    module = Net(optimizer="Adam")
-    for task in range(2):
-        fit(module, data(task), rwalk, replay)
-    assert rwalk.n_tasks == replay.n_tasks == 2
 
 
 def test_consolidation_is_tried_when_training_starts():

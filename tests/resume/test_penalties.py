@@ -1,6 +1,5 @@
 """Each method with a quadratic penalty, killed in the middle of a task, ends as the uninterrupted one, bit for bit."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_cl import L2, L2SP, MAS, SI, RWalk
 from lightning_cl.sequence import run_sequence
 from tests.callbacks.ewc_examples import Net, data
+from tests.callbacks.penalty_examples import METHODS
 from tests.callbacks.replay_examples import fit
 from tests.resume.helpers import Killed, Recorder, contents, differences, module, stream, trainer
-
-METHODS: dict[str, Callable[[], Any]] = {
-    "si": lambda: SI(50.0),
-    "si, task": lambda: SI(50.0, path_gradient="task"),
-    "l2": lambda: L2(1.0),
-    "l2, accumulated": lambda: L2(1.0, accumulate=True),
-    "l2sp": lambda: L2SP(1.0, beta=0.5),
-    "mas": lambda: MAS(1.0),
-    "rwalk": lambda: RWalk(2.0, interval=3),
-}
 
 
 class Dies(Callback):

@@ -1,0 +1,24 @@
+"""A script in two processes, each of which leaves what it has found in ``rank<n>.pt`` of the folder it is given."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_two_processes(script: str, folder: Path) -> tuple[Any, Any]:
+    """What both ranks have found; Lightning starts the second."""
+    file = folder / "train.py"
+    file.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, str(file), str(folder)], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    return one, two
