@@ -14,6 +14,7 @@ _WHERE = {
     "L2": "callbacks.l2",
     "L2SP": "callbacks.l2sp",
     "RWalk": "callbacks.rwalk",
+    "KroneckerEWC": "callbacks.kfac_ewc",
     "Replay": "callbacks.replay",
     "FreezingSchedule": "callbacks.freezing",
     "FineTuningModule": "finetuning.module",

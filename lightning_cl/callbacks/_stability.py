@@ -20,15 +20,16 @@ class StabilityGuard:
 
     Args:
         unstable: ``"warn"`` or ``"error"``.
+        has_proximal: Whether the penalty can be applied as a proximal step instead.
 
     Raises:
         InputError: For another value.
     """
 
-    def __init__(self, unstable: Literal["warn", "error"]) -> None:
+    def __init__(self, unstable: Literal["warn", "error"], *, has_proximal: bool = True) -> None:
         if unstable not in ("warn", "error"):
             raise InputError(f"unstable={unstable!r}", "'warn' or 'error'", "leave it out for 'warn'")
-        self.unstable = unstable
+        self.unstable, self.has_proximal = unstable, has_proximal
         self.start({})
 
     def start(self, importance: Mapping[str, Tensor]) -> None:
@@ -62,8 +63,11 @@ class StabilityGuard:
         )
         below = f"lower lambda_ to below {limit / (rate * self._largest):.3g}"
         if self.unstable == "error":
-            raise InputError(figure, "a stable penalty", f"apply='proximal', or {below}")
-        log.warning("%s; HINT: apply='proximal' is stable for every lambda, or %s", figure, below)
+            raise InputError(
+                figure, "a stable penalty", f"apply='proximal', or {below}" if self.has_proximal else below
+            )
+        proximal = "apply='proximal' is stable for every lambda, or " if self.has_proximal else ""
+        log.warning("%s; HINT: %s%s", figure, proximal, below)
 
 
 def _ratio(group: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -29,7 +29,7 @@ class MatrixLayer:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     def matrix(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The parameters, or anything of their shapes, as the matrix; no graph, at least fp32."""
+        """The parameters, or anything of their shapes, as the matrix; no graph, at least fp32, maybe a view."""
         weight = parameters[self.weight].detach()
         weight = weight.mT if self.transposed else weight.flatten(1)
         if self.bias is not None:

@@ -49,7 +49,8 @@ class KroneckerPenalty:
     @classmethod
     def of(cls, factors: KroneckerFactors, parameters: Mapping[str, Tensor]) -> "KroneckerPenalty":
         """The penalty of one task, around the parameters."""
-        return cls(factors.layer, factors.A[None], factors.G[None], factors.layer.matrix(parameters))
+        # a copy: the matrix may be a view of the live weights
+        return cls(factors.layer, factors.A[None], factors.G[None], factors.layer.matrix(parameters).clone())
 
     @torch.no_grad()
     def gradient(self, matrix: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class KroneckerPenalty:
         new = KroneckerPenalty.of(factors, parameters)
         bias = self.layer.bias or new.layer.bias
         old, new = (penalty._with_bias(bias) for penalty in (self, new))
-        return old.grown(parameters), new.grown(parameters), old.layer.matrix(parameters)
+        return old.grown(parameters), new.grown(parameters), old.layer.matrix(parameters).clone()
 
     def _with_bias(self, bias: str | None) -> "KroneckerPenalty":
         """A column for a bias that its tasks did not train."""

@@ -73,6 +73,21 @@ def test_gradient_is_that_of_the_explicit_product(case: str, n_tasks: int):
     assert penalty.nbytes == 8 * (n_tasks * (out**2 + size**2) + matrices * out * size)
 
 
+@pytest.mark.parametrize("case", LAYERS)
+@pytest.mark.parametrize("how", ["of", "with_task", "with_summed"])
+def test_the_anchor_does_not_follow_the_live_weights(case: str, how: str):
+    build, layer = LAYERS[case]
+    live = random(build(), 0)
+    block = factors(layer, live, 0)
+    penalty = KroneckerPenalty.of(block, live)
+    if how != "of":
+        penalty = getattr(penalty, how)(block, live)
+    assert not bool(penalty.gradient(layer.matrix(live)).any())
+    for value in live.values():
+        value += 1.0
+    assert bool(penalty.gradient(layer.matrix(live)).any())
+
+
 def test_a_transposed_weight_is_the_same_matrix():
     build, layer = LAYERS["linear"]
     anchor, parameters = random(build(), 0), random(build(), 1)
