@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_cl.functional._cotangents import Cotangents, Labels, cotangents
-from lightning_cl.functional._importance_engine import Engine, OutputsFn
+from lightning_cl.functional._cotangents import Labels, cotangents
+from lightning_cl.functional._importance_engine import Engine, MakeCotangents, OutputsFn
 from lightning_cl.functional._importance_pass import default_outputs, evaluating, subset, trainable
 from lightning_cl.functional._kronecker_layer import MatrixLayer
 from lightning_cl.functional._kronecker_pass import KroneckerPass
@@ -90,7 +90,7 @@ def kronecker_fisher(
 
     ``module`` is in eval mode during the pass, and every submodule's own flag is restored; ``.grad`` is not touched.
     Cost: a forward pass and a backward pass per cotangent (exact: one per class) for each batch, and as much again for
-    the rest. Memory: ``in^2 + out^2`` numbers per layer.
+    the rest. Memory: ``in^2 + out^2`` numbers per layer. Of several processes, each makes the whole pass.
 
     Args:
         module, loader, labels, likelihood, n_draws, top_k, logits_fn, parameters, n_samples, max_bytes, fallback, seed:
@@ -112,65 +112,57 @@ def kronecker_fisher(
         raise ValueError("labels='batch_mean'; expected labels of single samples. HINT: empirical is the nearest")
     if rest not in ("diagonal", "none"):
         raise ValueError(f"rest={rest!r}; expected 'diagonal' or 'none'. HINT: leave it out for 'diagonal'")
-    parameters = trainable(module, parameters)
     outputs_fn = with_checked_shape(logits_fn or default_outputs, likelihood)
-    # draws of its own for each, so that the diagonal is that of diagonal_fisher
-    draws = {kind: generator(seed, "fisher", "labels") for kind in ("layers", "rest")}
 
-    def make(kind: str) -> Any:
-        def cotangents_of(outputs: Tensor, targets: Tensor | None) -> Cotangents:
-            return cotangents(outputs, targets, how, draws[kind])
+    def make_cotangents() -> MakeCotangents:
+        # draws of its own for each, so that the diagonal is that of diagonal_fisher
+        draws = generator(seed, "fisher", "labels")
+        return lambda outputs, targets: cotangents(outputs, targets, how, draws)
 
-        return cotangents_of
-
-    count = 0
-    engine: Engine | None = None
+    count, engine = 0, None
     with evaluating(module), torch.inference_mode(False), torch.enable_grad():
-        blocks = KroneckerPass(module, parameters, layers, outputs_fn, make("layers"), max_bytes, seed)
+        parameters = trainable(module, parameters)
+        blocks = KroneckerPass(module, parameters, layers, outputs_fn, make_cotangents(), max_bytes, seed)
         for batch in subset(loader, n_samples, seed):
-            n = blocks.add(batch)
-            count += n
-            if rest == "none" or n == 0 or not blocks.rest:
+            count += blocks.add(batch)
+            left = blocks.rest
+            if rest == "none" or count == 0 or not left:
                 continue
             if engine is None:
-                left = blocks.rest
                 sums = {name: _zeros(value) for name, value in left.items()}
                 options: dict[str, Any] = {"max_bytes": max_bytes, "fallback": fallback, "seed": seed}
-                engine = Engine(module, left, sums, outputs_fn, make("rest"), power=2, **options)
+                engine = Engine(module, left, sums, outputs_fn, make_cotangents(), **options)
             engine.add(batch)
+    return _means(blocks, engine.sums if engine else {}, count)
+
+
+def _means(
+    blocks: KroneckerPass, sums: Mapping[str, Tensor], count: int
+) -> tuple[dict[str, KroneckerFactors], dict[str, Tensor]]:
+    """Sums over ``count`` samples as means, without what no sample uses."""
     if count == 0:
         raise ValueError("loader gave no samples; expected at least one. HINT: check the task's training data")
     factors = {
         name: KroneckerFactors(block.layer, block.A / block.positions, block.G / count)
         for name, block in blocks.layers.items()
-        if block.positions and not _is_zero(block.G)
+        if block.positions and bool(block.G.any())
     }
-    diagonal = {name: value.div_(count).clamp_min_(0) for name, value in (engine.sums if engine else {}).items()}
-    diagonal = {name: value for name, value in diagonal.items() if not _is_zero(value)}
-    _refuse_non_finite({f.layer.weight: f.A.sum() + f.G.sum() for f in factors.values()} | diagonal)
-    none = [name for name in blocks.rest if name not in diagonal]
+    diagonal = {name: (value / count).clamp_min_(0) for name, value in sums.items() if bool(value.any())}
+    for name, value in ({name: f.A.sum() + f.G.sum() for name, f in factors.items()} | diagonal).items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"Fisher information of {name!r} is not finite; expected finite numbers. HINT: look for NaN or inf in "
+                "the weights (a training that diverged) or in the data"
+            )
     _log.info(
         "Kronecker factors of %d samples for %d layers; diagonal: %s; nothing: %s",
         count,
         len(factors),
         ", ".join(diagonal) or "none",
-        ", ".join(none) or "none",
+        ", ".join(name for name in blocks.rest if name not in diagonal) or "none",
     )
     return factors, diagonal
 
 
 def _zeros(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32), requires_grad=False)
-
-
-def _is_zero(tensor: Tensor) -> bool:
-    return not bool(tensor.any())
-
-
-def _refuse_non_finite(values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        if not value.isfinite().all():
-            raise ValueError(
-                f"Fisher information of {name!r} is not finite; expected finite numbers. HINT: look for NaN or inf in "
-                "the weights (a training that diverged) or in the data"
-            )

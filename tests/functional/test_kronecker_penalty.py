@@ -46,7 +46,7 @@ def oracle(parameters: dict[str, Tensor], tasks: list[tuple[Tensor, dict[str, Te
     return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
 
 
-def check(penalty: KroneckerPenalty, parameters: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def check_gradient(penalty: KroneckerPenalty, parameters: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     gradient = penalty.gradient(penalty.layer.matrix(parameters))
     for name, value in expected.items():
         found = penalty.layer.part(name, gradient, parameters[name])
@@ -66,7 +66,7 @@ def test_gradient_is_that_of_the_explicit_product(case: str, n_tasks: int):
         penalty = penalty.with_task(block, anchor)
     parameters = random(part, 99)
     explicit = [(torch.kron(b.A, b.G), anchor) for b, anchor in zip(blocks, anchors, strict=True)]
-    check(penalty, parameters, oracle(parameters, explicit))
+    check_gradient(penalty, parameters, oracle(parameters, explicit))
     assert penalty.n_tasks == len(penalty.A) == n_tasks
     matrices = 1 if n_tasks == 1 else 2
     out, size = penalty.anchor.shape
@@ -110,7 +110,7 @@ def test_summed_factors_are_exact_for_tasks_with_equal_ones():
     for anchor in anchors[1:]:
         penalty = penalty.with_summed(block, anchor)
     parameters = random(build(), 99)
-    check(penalty, parameters, oracle(parameters, [(3 * torch.kron(block.A, block.G), anchors[-1])]))
+    check_gradient(penalty, parameters, oracle(parameters, [(3 * torch.kron(block.A, block.G), anchors[-1])]))
     assert penalty.nbytes == one, "memory does not grow with tasks"
     assert penalty.n_tasks == 3
 
@@ -161,7 +161,7 @@ def test_a_bias_may_come_or_go_between_tasks(first_has_it: bool, how: str):
         explicit = [(torch.kron(a, b.G), anchor) for a, b, anchor in zip(wide, blocks, anchors, strict=True)]
     else:
         explicit = [(torch.kron((wide[0] + wide[1]) / 2, blocks[0].G + blocks[1].G), anchors[1])]
-    check(penalty, parameters, oracle(parameters, explicit))
+    check_gradient(penalty, parameters, oracle(parameters, explicit))
 
 
 def test_the_largest_curvature_is_the_largest_eigenvalue():
