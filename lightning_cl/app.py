@@ -59,13 +59,12 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
     from lightning_cl import report
     from lightning_cl.sequence import run_sequence
 
-    _quiet()
+    quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     refuse_words_for_numbers(config)
     if not isinstance(config["callbacks"], dict):
         raise InputError(f"callbacks={config['callbacks']!r}", "a mapping", "method=NAME fills it")
-    trainer = instantiate(cfg.trainer, _convert_="all")
-    _built("trainer", config["trainer"], lambda: trainer(logger=False, enable_checkpointing=False))
+    trainer = build_trainer(cfg)
     stream = instantiate(cfg.stream, _convert_="all")
     module = build_module(cfg, stream)
     # an experiment may tune methods that this run does not use; those entries have no _target_
@@ -78,11 +77,25 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
         method=name,
         trainer=trainer,
         loggers=[_logger(key, logger) for key, logger in (cfg.get("loggers") or {}).items()],
-        config={key: value for key, value in config.items() if key not in ("loggers",)} | {"method": name},
+        config=recorded_config(cfg, name),
         progress_bar=_bar(cfg.progress_bar, show),
         on_task_end=report.task_table if show else None,
         **{key: config[key] for key in SETTINGS},
     )
+
+
+def recorded_config(cfg: DictConfig, name: str) -> dict[str, Any]:
+    """The plain values that go into the results of a run of the method ``name``, and identify it."""
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in config.items() if key not in ("loggers",)} | {"method": name}
+
+
+def build_trainer(cfg: DictConfig) -> Callable[..., Any]:
+    """``**keywords -> Trainer`` of the config, which has been seen to build one."""
+    trainer = instantiate(cfg.trainer, _convert_="all")
+    section: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    _built("trainer", section, lambda: trainer(logger=False, enable_checkpointing=False))
+    return trainer
 
 
 def _built(key: str, section: dict[str, Any], build: Callable[[], Any]) -> Any:
@@ -152,7 +165,7 @@ def _with_method(method: str) -> DictConfig:
     return compose("config", overrides=[*overrides, f"method=[{method}]", "reference_methods=[]"])
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's notices go to the run's log only; warnings about choices that are ours are muted."""
     import lightning.pytorch  # noqa: F401 - it installs handlers of its own
 

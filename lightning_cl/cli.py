@@ -10,7 +10,10 @@ from typing import Any
 
 from lightning_cl._conf import conf_dir
 
-SUBCOMMANDS = {"report": ("lightning_cl.report.command", "gather run folders into one table and one HTML page")}
+SUBCOMMANDS = {
+    "report": ("lightning_cl.report.command", "gather run folders into one table and one HTML page"),
+    "importance": ("lightning_cl.importance_command", "compute, inspect and merge importances of parameters"),
+}
 HELP = """lightning-cl: fine-tuning and continual learning for PyTorch Lightning
 
 usage: lightning-cl [group=option ...] [key=value ...] [-m]      learn a stream of tasks
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in SUBCOMMANDS:
         command = import_module(SUBCOMMANDS[arguments[0]][0]).main
-        return _reported(lambda: command(arguments[1:]), [])
+        return _reported(lambda: command(arguments[1:]), [text for text in arguments[1:] if "=" in text])
     if "-h" in arguments or "--help" in arguments or arguments == ["help"]:
         print(help_text(), end="")
         return 0

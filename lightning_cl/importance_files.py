@@ -84,10 +84,11 @@ def load_importance(path: str | os.PathLike[str]) -> ImportanceFile:
         if len(holders) > 1:
             hint = "save one of them by itself: lightning_cl.importance_files.save_importance"
             raise InputError(f"importances of {', '.join(holders)} in {str(path)!r}", "one", hint)
-        content = next(({"info": {"kind": key}, **state} for key, state in holders.items()), None)
+        found = [{"info": {"kind": key}, **state} for key, state in holders.items()]
+        content = found[0] if found else {}
     if not _holds_one(content) or content.get("version") != 1:
-        found = f"no importance in {str(path)!r}" if not _holds_one(content) else f"version {content.get('version')!r}"
-        raise InputError(found, _WRITTEN, "lightning-cl importance compute OUT writes one")
+        given = f"no importance in {str(path)!r}" if not _holds_one(content) else f"version {content.get('version')!r}"
+        raise InputError(given, _WRITTEN, "lightning-cl importance compute OUT writes one")
     check_importance(content["importance"], content["anchor"], where=f" in {str(path)!r}")
     info = content.get("info")
     if info is None:

@@ -11,12 +11,14 @@ _WHERE = {
     "Statistic": "statistic",
     "comparison_table": "comparison",
     "gather": "finding",
+    "importance_table": "importance",
     "main": "command",
     "matrix_table": "terminal",
     "print_comparison": "comparison_terminal",
     "sweep_summary": "sweep",
     "task_table": "terminal",
     "write_comparison": "comparison_page",
+    "write_importance_page": "importance",
     "write_report": "page",
 }
 __all__ = sorted(_WHERE)

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
-_TEMPLATES = ("base.html.j2", "report.html.j2", "comparison.html.j2")
+_TEMPLATES = (
+    *("base.html.j2", "report.html.j2", "comparison.html.j2"),
+    *("importance.html.j2", "importance_page.html.j2"),
+)
 
 
 @cache
@@ -32,11 +35,12 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def save_figures(figures: Mapping[str, "Figure"], folder: Path) -> dict[str, str]:
-    """Write each figure as ``folder/NAME.png`` and return their data URIs by name."""
+def save_figures(figures: Mapping[str, "Figure"], folder: Path | None) -> dict[str, str]:
+    """Write each figure as ``folder/NAME.png``, if there is a folder, and return their data URIs by name."""
     uris = {}
     for name, figure in figures.items():
         image = png(figure)
-        write_atomic(folder / f"{name}.png", image)
+        if folder is not None:
+            write_atomic(folder / f"{name}.png", image)
         uris[name] = data_uri(image)
     return uris

@@ -7,6 +7,7 @@ from .cards import cards
 from .files import write_atomic
 from .finding import read_run
 from .html import render, save_figures
+from .importance import importance_section
 from .plots import run_figures
 from .run import Matrix, Run
 from .terminal import BOUNDS
@@ -52,6 +53,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         tasks=_tasks(run),
         matrices=matrices,
         task_names=run.task_names,
+        importances=_importances(run, folder / "plots"),
         config=_config(run.results.get("config")),
         config_hash=run.results.get("config_hash"),
         versions=dict(run.results.get("versions") or {}),
@@ -128,6 +130,16 @@ def _tasks(run: Run) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _importances(run: Run, plots: Path) -> list[dict[str, Any]]:
+    """One section for each callback with a quadratic penalty; none for a run without."""
+    found = run.results.get("importance")
+    sections = list(found.items()) if isinstance(found, dict) else []
+    return [
+        importance_section(rows, name, plots, "importance" if len(sections) == 1 else f"importance_{i + 1}")
+        for i, (name, rows) in enumerate(sections)
+    ]
 
 
 def _config(config: Any) -> str:

@@ -63,6 +63,7 @@ def build_results(state: SequenceState, status: str, error: str | None = None) -
         "per_task": [_per_task(state, task) for task in stream],
         "trainable_parameters": _trainable(state),
         "method_state_bytes": {callback.name: callback.nbytes for callback in state.method_callbacks},
+        "importance": _importance(state) if status == "finished" else None,
         "peak_rss_bytes": progress["peak_rss"],
         "versions": {name: _version(name) for name in PACKAGES},
         "config_hash": config_hash(settings.config),
@@ -100,6 +101,13 @@ def _trainable(state: SequenceState) -> int:
     """Parameters that were trained in the end; a part that is never thawed does not count."""
     with state.as_fitted():
         return sum(p.numel() for p in state.module.parameters() if p.requires_grad)
+
+
+def _importance(state: SequenceState) -> dict[str, Any] | None:
+    """For each callback with a quadratic penalty, what its importance looks like in the end; None without one."""
+    held = {callback.name: getattr(callback, "importance", None) for callback in state.method_callbacks}
+    found = {name: F.summarize_importance(value) for name, value in held.items() if isinstance(value, dict) and value}
+    return found or None
 
 
 def _bytes_kept(state: SequenceState) -> int | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_cl import EWC, FreezingSchedule, Replay, metrics, run_sequence
 from lightning_cl.errors import InputError
+from lightning_cl.functional import summarize_importance
 from lightning_cl.sequence.results import build_results
 from lightning_cl.streams import domain_incremental, permutation, task_incremental
 from tests.finetuning.examples import FEW_EPOCHS, blobs, module, stream
@@ -94,6 +95,16 @@ def test_schema(tmp_path: Path) -> None:
     assert results["method_state_bytes"]["replay"] >= 30 * (8 * 4 + 8)
     assert results["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert (tmp_path / "model.ckpt").is_file()
+
+
+def test_a_finished_run_says_what_its_importance_looks_like() -> None:
+    ewc, running = EWC(10.0), []
+    results = learn(module(), stream(), ewc, Replay(30), on_task_end=running.append)
+    assert [so_far["importance"] is None for so_far in running] == [True, True, False]
+    assert results["importance"] == {"ewc": summarize_importance(ewc.importance)}
+    assert json.loads(json.dumps(results["importance"])) == results["importance"]
+    assert [row["name"] for row in results["importance"]["ewc"]] == [name for name, _ in module().named_parameters()]
+    assert learn(module(), stream(), Replay(30), limit_tasks=1)["importance"] is None
 
 
 def test_lower_triangle_by_default_and_derived_metrics_are_those_of_torchmetrics() -> None:
