@@ -38,36 +38,51 @@ class StabilityGuard:
         self._importance = importance
         self._checked = 0.0
 
+    def capped(self, optimizers: Iterable[Any], strength: float) -> float:
+        """The strength, or half of what SGD can bear if that is less: for a lambda that nobody has chosen."""
+        slope, largest = max((_ratio(group)[0] for group in _sgd_groups(optimizers)), default=0.0), self._max()
+        bound = 0.5 / (slope * largest) if slope * largest > 0 else float("inf")
+        if strength > bound and self._checked == 0:
+            self._checked = float("inf")
+            log.info("lambda_='auto' is lowered from %.3g to %.3g, half of what SGD can bear; HINT: apply='proximal'",
+                     strength, bound)  # fmt: skip
+        return min(strength, bound)
+
+    def _max(self) -> float:
+        if self._largest is None:
+            self._largest = max((float(f.max()) for f in self._importance.values() if f.numel()), default=0.0)
+        return self._largest
+
     def check(self, optimizers: Iterable[Any], strength: float) -> None:
         """Look at the rates now; cheap while they have not grown.
 
         Raises:
             InputError: If it cannot be stable and ``unstable="error"``.
         """
-        ratio, rate, limit = max(
-            (_ratio(group) for o in optimizers if isinstance(o, torch.optim.SGD) for group in o.param_groups),
-            default=(0.0, 0.0, 2.0),
-        )
+        ratio, rate, limit = max((_ratio(group) for group in _sgd_groups(optimizers)), default=(0.0, 0.0, 2.0))
         if ratio * strength <= self._checked or not self._importance:
             return
-        if self._largest is None:
-            self._largest = max((float(f.max()) for f in self._importance.values() if f.numel()), default=0.0)
+        largest = self._max()
         self._checked = ratio * strength
-        if self._checked * self._largest <= 1:
+        if self._checked * largest <= 1:
             return
         # said once in a fit
         self._checked = float("inf")
         figure = (
-            f"lr * lambda_ * max(F) = {rate:.3g} * {strength:.3g} * {self._largest:.3g} = "
-            f"{rate * strength * self._largest:.3g} > {limit:.3g}: SGD diverges on this penalty"
+            f"lr * lambda_ * max(F) = {rate:.3g} * {strength:.3g} * {largest:.3g} = "
+            f"{rate * strength * largest:.3g} > {limit:.3g}: SGD diverges on this penalty"
         )
-        below = f"lower lambda_ to below {limit / (rate * self._largest):.3g}"
+        below = f"lower lambda_ to below {limit / (rate * largest):.3g}"
         if self.unstable == "error":
             raise InputError(
                 figure, "a stable penalty", f"apply='proximal', or {below}" if self.has_proximal else below
             )
         proximal = "apply='proximal' is stable for every lambda, or " if self.has_proximal else ""
         log.warning("%s; HINT: %s%s", figure, proximal, below)
+
+
+def _sgd_groups(optimizers: Iterable[Any]) -> list[Mapping[str, Any]]:
+    return [group for o in optimizers if isinstance(o, torch.optim.SGD) for group in o.param_groups]
 
 
 def _ratio(group: Mapping[str, Any]) -> tuple[float, float, float]:

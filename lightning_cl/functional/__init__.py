@@ -16,6 +16,7 @@ _WHERE = {
     "proximal_step_": "proximal",
     "step_rates": "proximal",
     "our_settings": "conventions",
+    "suggest_lambda": "suggestion",
     "summarize_importance": "importance_summary",
     "mask_logits": "masking",
     "average_accuracy": "accuracy_matrix",

@@ -16,7 +16,7 @@ from tests.callbacks.replay_examples import fit
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lambda_": -1}, "lambda_=-1; expected a finite number >= 0. HINT: try lambda_=1000"),
+        ({"lambda_": -1}, "lambda_=-1; expected a finite number >= 0, or 'auto'. HINT: try lambda_=1000"),
         ({"lambda_": float("nan")}, "lambda_=nan; expected a finite number"),
         ({"lambda_": "high"}, "lambda_='high'; expected a finite number"),
         ({"variant": "other"}, "variant='other'; expected 'offline', 'online' or 'average'"),
