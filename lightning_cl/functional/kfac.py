@@ -154,12 +154,13 @@ def _means(
                 f"Fisher information of {name!r} is not finite; expected finite numbers. HINT: look for NaN or inf in "
                 "the weights (a training that diverged) or in the data"
             )
+    taken = {name for f in factors.values() for name in f.layer.names} | diagonal.keys()
     _log.info(
         "Kronecker factors of %d samples for %d layers; diagonal: %s; nothing: %s",
         count,
         len(factors),
         ", ".join(diagonal) or "none",
-        ", ".join(name for name in blocks.rest if name not in diagonal) or "none",
+        ", ".join(name for name in blocks.parameters if name not in taken) or "none",
     )
     return factors, diagonal
 

@@ -293,7 +293,7 @@ def test_transposed_weights_and_layers_by_name():
     assert kronecker_factors(module, batches(data, 6), parameters=only)["w"].A.shape == (4, 4)
 
 
-def test_nothing_of_the_module_is_changed_and_unused_parameters_have_no_result():
+def test_nothing_of_the_module_is_changed_and_unused_parameters_have_no_result(caplog):
     module = nn.ModuleDict({"used": nn.Linear(4, 3), "other": nn.Linear(4, 3), "drop": nn.Dropout(0.5)})
     module["drop"].eval()
 
@@ -301,7 +301,9 @@ def test_nothing_of_the_module_is_changed_and_unused_parameters_have_no_result()
         return module["drop"](module["used"](batch[0])), batch[1]
 
     _, data = made(lambda: nn.Linear(4, 3), (4,), 3, 6)
-    factors, diagonal = kronecker_fisher(module, batches(data, 3), logits_fn=logits_fn)
+    with caplog.at_level(logging.INFO, logger="lightning_cl"):
+        factors, diagonal = kronecker_fisher(module, batches(data, 3), logits_fn=logits_fn)
+    assert "diagonal: none; nothing: other.weight, other.bias" in caplog.records[0].getMessage()
     assert list(factors) == ["used.weight"]
     assert diagonal == {}
     assert [part.training for part in module.children()] == [True, True, False]
