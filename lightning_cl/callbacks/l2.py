@@ -1,7 +1,7 @@
 """The plain pull towards the weights of the last task."""
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class L2(QuadraticPenalty):
     State: importance and anchor, two tensors per trainable parameter. No pass over the data.
 
     Args:
-        lambda_: Strength of the penalty, >= 0; in units of loss over squared parameters.
+        lambda_: Strength of the penalty, >= 0, or ``"auto"``; in units of loss over squared parameters.
         accumulate: One term for each task instead of one for the last.
         name, apply, lambda_schedule, include, exclude, normalize, importance_dtype, importance_path, consolidate,
             select, state_path: See :class:`~lightning_cl.callbacks._penalty.QuadraticPenalty`.
@@ -35,7 +35,12 @@ class L2(QuadraticPenalty):
     needs_data = False
 
     def __init__(
-        self, lambda_: float, *, accumulate: bool = False, name: str = "l2", **penalty: Unpack[PenaltyOptions]
+        self,
+        lambda_: float | Literal["auto"],
+        *,
+        accumulate: bool = False,
+        name: str = "l2",
+        **penalty: Unpack[PenaltyOptions],
     ) -> None:
         super().__init__(lambda_, name=name, **penalty)
         self.accumulate = accumulate

@@ -24,7 +24,7 @@ class L2SP(QuadraticPenalty):
     S are the parameters of the pretrained model, :math:`\theta^0` their values when the first ``fit`` starts (or at
     :meth:`consolidate`, called before it). The head is not in S, nor are parameters and rows that come later. It acts
     from the first step on, so one ``fit`` is enough, and the anchor stays the same for all that follow. Use it in place
-    of weight decay: set that of the optimizer to 0. Lambda and beta are the paper's alpha and beta (both 0.01 there).
+    of weight decay: set that of the optimizer to 0. Lambda and beta are the paper's alpha and beta.
 
     State: importance and anchor, two tensors per trainable parameter, and names. What is frozen at first joins when it
     thaws. No pass over the data.
@@ -54,7 +54,7 @@ class L2SP(QuadraticPenalty):
         **penalty: Unpack[PenaltyOptions],
     ) -> None:
         if lambda_ == "auto":
-            raise InputError("lambda_='auto' with L2SP", "a number", "try lambda_=0.01, the paper's")
+            raise InputError("lambda_='auto' with L2SP", "a number", "try lambda_=0.01")
         super().__init__(lambda_, name=name, **penalty)
         if self.importance_path is not None:
             raise InputError(

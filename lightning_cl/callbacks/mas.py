@@ -1,7 +1,7 @@
 """Memory aware synapses."""
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class MAS(QuadraticPenalty):
     State: importance and anchor, two tensors per trainable parameter.
 
     Args:
-        lambda_: Strength of the penalty, >= 0; twice the paper's.
+        lambda_: Strength of the penalty, >= 0, or ``"auto"``; twice the paper's.
         outputs_fn: ``(module, batch) -> outputs (N, ...)``, for modules whose outputs are not found by themselves.
         n_samples: Use a seeded subset of this many samples; all by default.
         seed: Seed of the subset.
@@ -47,7 +47,7 @@ class MAS(QuadraticPenalty):
 
     def __init__(
         self,
-        lambda_: float,
+        lambda_: float | Literal["auto"],
         *,
         outputs_fn: OutputsFn | None = None,
         n_samples: int | None = None,

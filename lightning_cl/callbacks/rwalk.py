@@ -1,7 +1,7 @@
 """Riemannian walk."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
@@ -37,7 +37,7 @@ class RWalk(QuadraticPenalty):
     parameter more, and two buffers that are not saved. Unsupported: closures called more than once per step (LBFGS).
 
     Args:
-        lambda_: Strength of the penalty, >= 0; twice the paper's.
+        lambda_: Strength of the penalty, >= 0, or ``"auto"``; twice the paper's.
         gamma: Decay of the Fisher of earlier tasks, in (0, 1].
         alpha: Weight of the newest interval in the running Fisher, in (0, 1].
         epsilon: Damping of the score, > 0, in units of the loss (the authors' code has 1e-3).
@@ -53,7 +53,7 @@ class RWalk(QuadraticPenalty):
 
     def __init__(
         self,
-        lambda_: float,
+        lambda_: float | Literal["auto"],
         *,
         gamma: float = 1.0,
         alpha: float = 0.9,

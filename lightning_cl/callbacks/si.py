@@ -35,7 +35,7 @@ class SI(QuadraticPenalty):
     Like EWC it does not solve class-incremental learning (about 20 % on Split MNIST).
 
     Args:
-        lambda_: Strength of the penalty, >= 0; twice Zenke's c.
+        lambda_: Strength of the penalty, >= 0, or ``"auto"``; twice Zenke's c.
         xi: Damping, > 0, in units of squared parameters.
         path_gradient: Gradient in W: ``"total"``, with that of the penalty, or ``"task"``, without it (as in Zenke's
             and Hsu's code). They are the same in the first task.
@@ -50,7 +50,7 @@ class SI(QuadraticPenalty):
 
     def __init__(
         self,
-        lambda_: float,
+        lambda_: float | Literal["auto"],
         *,
         xi: float = 0.1,
         path_gradient: Literal["total", "task"] = "total",
