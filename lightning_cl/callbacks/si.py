@@ -30,7 +30,8 @@ class SI(QuadraticPenalty):
 
     State: importance and anchor; while a task is learned W and the weights at its start too, and two buffers of the
     weights' size that are not saved. A task is a ``fit``; with ``consolidate="manual"`` it lasts until it is
-    consolidated. Not supported: optimizers that call their closure more than once per step (LBFGS).
+    consolidated. Not supported: optimizers that call their closure more than once per step (LBFGS). Of other penalties
+    on the Trainer, those that stand before it in ``callbacks`` are part of the task's gradient.
 
     Like EWC it does not solve class-incremental learning (about 20 % on Split MNIST).
 
