@@ -1,6 +1,7 @@
 """What holds for every method that is a quadratic penalty."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from lightning_cl import Replay
 from lightning_cl.functional.penalty import quadratic_penalty
+from lightning_cl.importance_files import save_importance
 from tests.callbacks.ewc_examples import Gradients, Net, data
 from tests.callbacks.penalty_examples import METHODS
 from tests.callbacks.replay_examples import fit
@@ -78,3 +80,28 @@ def test_the_anchor_does_not_move_with_the_weights(method: str):
     live = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept = [t for store in (callback.importance, callback.anchor) for t in store.values()]
     assert live.isdisjoint(t.untyped_storage().data_ptr() for t in kept)
+
+
+WITH_AUTO = [method for method in METHODS if method != "l2sp"]
+
+
+@pytest.mark.parametrize("method", WITH_AUTO)
+def test_lambda_can_be_guessed(method: str):
+    callback = METHODS[method]("auto")
+    weights = learned(callback)
+    assert 0 < callback.strength < float("inf")
+    assert float((naive(optimizer="Adam") - weights).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("method", WITH_AUTO)
+def test_the_first_penalty_can_come_from_a_file(method: str, tmp_path: Path):
+    module = Net(optimizer="Adam")
+    start = module.weights.clone()
+    named = {name: p.detach().clone() for name, p in module.named_parameters()}
+    save_importance(tmp_path / "importance.pt", {name: torch.ones_like(p) for name, p in named.items()}, named, {})
+    callback = METHODS[method](1e3, importance_path=tmp_path / "importance.pt")
+    free = Net(optimizer="Adam")
+    fit(free, data(0))
+    fit(module, data(0), callback)
+    assert float((module.weights - start).norm()) < 0.5 * float((free.weights - start).norm())
+    assert callback.n_tasks == 2
