@@ -14,6 +14,7 @@ from lightning_cl.callbacks._penalty_plan import PenaltyPlan, refuse_unknown_ste
 from lightning_cl.callbacks._stability import StabilityGuard
 from lightning_cl.callbacks._step_hooks import StepHooks
 from lightning_cl.errors import InputError
+from lightning_cl.functional.suggestion import suggest_lambda
 
 __all__ = ["PenaltyOptions", "QuadraticPenalty"]
 
@@ -38,9 +39,9 @@ class QuadraticPenalty(KeptPenalty):
     State: importance and anchor, two tensors per selected trainable parameter, for any number of tasks.
 
     Args:
-        lambda_: Strength of the penalty, >= 0. ``"auto"`` is a first guess at the first step that has a penalty, from
-            the gradient there (see :func:`lightning_cl.functional.suggest_lambda`); the log states it, and the state
-            keeps it. In the gradient form with SGD it stays below half of what is stable.
+        lambda_: Strength of the penalty, >= 0. ``"auto"`` is a first guess from the first importance and anchor (see
+            :func:`lightning_cl.functional.suggest_lambda`), at the first step that has a penalty; the log states it,
+            and the state keeps it. In the gradient form with SGD it stays below half of what is stable.
         apply: ``"gradient"`` or ``"proximal"``. The latter needs an optimizer whose step is known: SGD, Adam, AdamW,
             NAdam, RAdam, RMSprop or Adagrad.
         lambda_schedule: Factors on lambda, one per task with a penalty (the last one repeats), or a function
@@ -150,8 +151,7 @@ class QuadraticPenalty(KeptPenalty):
         self._listen(trainer, pl_module, [optimizer])
         self._prepared.add(id(optimizer))
         plan = self._plan(pl_module, optimizer)
-        if self._strength.waits and not plan.is_empty:
-            self._guess_lambda(plan)
+        self._guess_lambda()
         self._before_step(pl_module, optimizer, plan.named)
         strength = self.strength if self.apply == "gradient" else 0.0
         if strength > 0 and not plan.is_empty:
@@ -164,9 +164,10 @@ class QuadraticPenalty(KeptPenalty):
 
     def _stepped(self, trainer: Any, module: Any, optimizer: Any) -> None:
         self._step = trainer.global_step
+        self._guess_lambda()
         plan, strength = self._plan(module, optimizer), self.strength
         pulls = strength > 0 and not plan.is_empty
-        needs_gradient = (pulls and self.apply == "gradient") or self._gathers or self._strength.waits
+        needs_gradient = (pulls and self.apply == "gradient") or self._gathers
         if id(optimizer) not in self._prepared and needs_gradient and plan.named:
             raise InputError(
                 f"a step of {type(optimizer).__name__} that Lightning does not see, so that the penalty is not in it",
@@ -196,16 +197,27 @@ class QuadraticPenalty(KeptPenalty):
         hooks = ("_before_step", "_after_penalty")
         return any(getattr(type(self), hook) is not getattr(QuadraticPenalty, hook) for hook in hooks)
 
-    def _guess_lambda(self, plan: PenaltyPlan) -> None:
-        found = plan.suggested_lambda()
+    def _guess_lambda(self) -> None:
+        """Once, as soon as there is a penalty."""
+        if not self._strength.waits or not self.importance:
+            return
+        found = suggest_lambda(self.importance.values(), [self.anchor[name] for name in self.importance])
         if found is None:
-            return  # no gradient, or one that a scaler will skip
+            raise InputError(
+                "lambda_='auto' where no important parameter differs from 0",
+                "a model that has learned",
+                "give a number",
+            )
         self._strength.guess = found.lambda_
         log.info(
-            "%s: lambda_='auto' is %.3g = %.3g * |gradient| %.3g / |importance * anchor| %.3g, at step %d of task %d",
-            self.state_key, found.lambda_, found.lambda_ * found.pull_norm / found.gradient_norm, found.gradient_norm,
-            found.pull_norm, self._step, self.n_tasks,
-        )  # fmt: skip
+            "%s: lambda_='auto' is %.3g = %.3g / sum(importance * anchor^2) = %.3g, from %d parameters, at task %d",
+            self.state_key,
+            found.lambda_,
+            found.lambda_ * found.curvature,
+            found.curvature,
+            len(self.importance),
+            self.n_tasks,
+        )
 
     def _listen(self, trainer: Any, module: Any, optimizers: Sequence[Any]) -> None:
         self._hooks.install(optimizers, lambda optimizer: self._stepped(trainer, module, optimizer))

@@ -9,7 +9,6 @@ from torch import Tensor
 from lightning_cl.errors import InputError
 from lightning_cl.functional.penalty import add_quadratic_gradient_, pad_to
 from lightning_cl.functional.proximal import proximal_step_, rule_of, step_rates
-from lightning_cl.functional.suggestion import Suggestion, suggest_lambda
 
 
 class PenaltyPlan:
@@ -62,12 +61,6 @@ class PenaltyPlan:
         for maximize, columns in merged.items():
             # such an optimizer turns the sign of what is in .grad
             add_quadratic_gradient_(*columns, -strength if maximize else strength)
-
-    def suggested_lambda(self) -> Suggestion | None:
-        """See :func:`~lightning_cl.functional.suggestion.suggest_lambda`; from what is in ``.grad``."""
-        gradients = [p.grad for p in self.named.values() if p.grad is not None]
-        groups = self._groups.values()
-        return suggest_lambda(gradients, [f for group in groups for f in group[1]], [a for g in groups for a in g[2]])
 
     def proximal_step(self, optimizer: Any, strength: float) -> None:
         """The proximal step behind the optimizer's, for the parameters that were in it."""
