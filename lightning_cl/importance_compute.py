@@ -18,7 +18,7 @@ from lightning_cl.files import load_state
 from lightning_cl.importance_files import ImportanceFile
 from lightning_cl.report.finding import read_run
 from lightning_cl.report.run import Run
-from lightning_cl.sequence.store import config_hash
+from lightning_cl.sequence.store import config_hash, load_weights
 from lightning_cl.streams.loader import TaskLoader
 from lightning_cl.streams.stream import merge_tasks
 
@@ -70,9 +70,9 @@ def compute(request: Request) -> tuple[ImportanceFile, list[str]]:
         stream = instantiate(cfg.stream, _convert_="all")
         module = app.build_module(cfg, stream)
         trainer = app.build_trainer(cfg)(logger=False, enable_checkpointing=False)
-    content = _checkpoint(checkpoint) if checkpoint is not None else None
-    if content is not None:
-        _load(module, content, str(checkpoint))
+    if checkpoint is not None:
+        hint = "give the overrides that it was trained with (model=..., stream.scenario=...)"
+        load_weights(module, _checkpoint(checkpoint), checkpoint, hint)
     tasks = _tasks(stream, request.task, cfg.limit_tasks)
     untrained = _learn_classes(module, stream, tasks, checkpoint is not None)
     notes = [f"rows of the head that nothing has trained: {untrained}; --checkpoint or --run gives trained ones"]
@@ -162,19 +162,6 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise InputError(f"{str(path)!r} without a state_dict", expected, hint)
     return content
-
-
-def _load(module: Any, content: dict[str, Any], path: str) -> None:
-    try:
-        if hasattr(module, "on_load_checkpoint"):
-            module.on_load_checkpoint(content)
-        module.load_state_dict(content["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        raise InputError(
-            f"{path!r} does not fit the model ({' '.join(str(error).split())[:200]})",
-            "weights of the config's model",
-            "give the overrides that it was trained with (model=..., stream.scenario=...)",
-        ) from error
 
 
 def _tasks(stream: Any, task: int | None, limit: int | None) -> list[Any]:

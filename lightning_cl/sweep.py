@@ -51,6 +51,7 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
 
     from lightning_cl._messages import one_line
     from lightning_cl.files import write_json
+    from lightning_cl.report.run import is_divergence
 
     hydra, start = HydraConfig.get(), time.perf_counter()
     record: dict[str, Any] = {
@@ -68,6 +69,7 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
         record["error"] = (
             one_line(error, hydra.overrides.task) or f"{type(error).__name__}: {' '.join(str(error).split())}"
         )
+        record["status"] = "diverged" if is_divergence(record["error"]) else "failed"
         log.info("job failed\n%s", traceback.format_exc())
     record["seconds"] = time.perf_counter() - start
     write_json(Path(hydra.sweep.dir) / hydra.job.env_set[RECORDS] / f"{int(hydra.job.num):06d}.json", record)

@@ -7,7 +7,8 @@ from typing import Any
 
 from .row import ComparisonRow
 from .run import Run
-from .settings import defines_tasks, differing, flat, short_names, value_text
+from .selection import best_on_validation, by_lambda
+from .settings import comparable, defines_tasks, differing, flat, short_names, value_text
 
 
 def comparison_table(runs: Iterable[Run]) -> list[ComparisonRow]:
@@ -59,7 +60,7 @@ def _split(configs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], list
     names = short_names(keys)
     groups: dict[str, list[int]] = defaultdict(list)
     for i, config in enumerate(configs):
-        groups[repr([config.get(key, ...) for key in keys])].append(i)
+        groups[repr([comparable(config.get(key, ...)) for key in keys])].append(i)
     return [
         ({names[key]: value_text(configs[indices[0]].get(key, ...)) for key in keys}, indices)
         for indices in groups.values()
@@ -78,12 +79,9 @@ def _rows(stream: str, scenario: str, runs: Sequence[Run]) -> list[ComparisonRow
         finished = [run for run in members if run.status == "finished"]
         unfinished = [run for run in members if run.status != "finished"]
         rows.append(ComparisonRow(stream, scenario, members[0].method, settings, finished, unfinished))
-    # a claim about validation needs every configuration on the scale, and all of its seeds
-    if len(rows) > 1 and all(row.n and row.validation_average.n == row.n for row in rows):
-        means = [row.validation_average.mean or 0.0 for row in rows]
-        best = max(means) if runs[0].higher_is_better else min(means)
-        for row, value in zip(rows, means, strict=True):
-            row.best_on_validation = value == best
+    best = best_on_validation(rows) if len(rows) > 1 else []
+    for row in rows if best else []:
+        row.best_on_validation = any(row is one for one in best)
     return rows
 
 
@@ -106,4 +104,4 @@ def _rank(rows: list[ComparisonRow], higher: bool) -> list[ComparisonRow]:
     for row in rows:
         value = means[id(row)]
         row.rank = None if value is None else 1 + known.index(sign * value)
-    return sorted(rows, key=lambda row: (row.rank is None, row.rank or 0, row.label))
+    return sorted(by_lambda(rows), key=lambda row: (row.rank is None, row.rank or 0, row.method))

@@ -12,6 +12,7 @@ from .comparison_plots import MOST_BARS, MOST_LINES, comparison_figures
 from .comparison_terminal import by_stream, columns, unfinished_lines, validation_lines
 from .files import write_atomic
 from .html import render, save_figures
+from .lambda_curves import lambda_curves
 from .row import ComparisonRow
 from .run import Run
 
@@ -19,6 +20,8 @@ _CAPTIONS = {
     "average_accuracy": f"After the last task, mean over tasks. At most the {MOST_BARS} best rows.",
     "accuracy_over_tasks": f"Mean over the tasks seen so far; band: ± sd. At most the {MOST_LINES} best rows.",
     "accuracy_against_flops": "Up and to the left is better. Bars: ± sd over seeds.",
+    "accuracy_against_lambda": "Solid: validation, dashed: test, band: ± sd over seeds. Star: best on validation. "
+    "Cross: diverged. Ring: at chance.",
 }
 
 
@@ -90,6 +93,7 @@ def _json(groups: list[tuple[str, list[ComparisonRow]]]) -> dict[str, Any]:
                 "scenario": members[0].scenario,
                 "metric": {"name": members[0].example.metric, "higher_is_better": members[0].example.higher_is_better},
                 "rows": [row.as_dict() for row in members],
+                "lambda_curves": [curve.as_dict() for curve in lambda_curves(members)],
             }
             for _, members in groups
         ],

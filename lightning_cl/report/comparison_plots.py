@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .lambda_curves import lambda_curves
+from .lambda_plot import against_lambda
 from .row import ComparisonRow
 from .statistic import Statistic
 from .style import INK, SOFT, axes, figure, legend, plain, series, task_ticks
+from .text import short_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +21,10 @@ def comparison_figures(rows: Sequence[ComparisonRow]) -> dict[str, "Figure"]:
     ranked = [row for row in rows if row.average_accuracy.n]
     if not ranked:
         return {}
-    figures = {"average_accuracy": bars(ranked[:MOST_BARS])}
+    figures = {}
+    if curves_of_lambda := lambda_curves(rows)[:MOST_LINES]:
+        figures["accuracy_against_lambda"] = against_lambda(curves_of_lambda)
+    figures["average_accuracy"] = bars(ranked[:MOST_BARS])
     if any(sum(point.n > 0 for point in row.curve) > 1 for row in ranked):
         figures["accuracy_over_tasks"] = curves(ranked[:MOST_LINES])
     if any(row.flops.n for row in ranked[:MOST_LINES]):
@@ -43,7 +49,7 @@ def bars(rows: Sequence[ComparisonRow]) -> "Figure":
         edge = max([mean + (sd or 0), *(v * _factor(row) for v in row.average_accuracy.values)])
         place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(text.removesuffix(" ± -"), (edge, i), **place, fontsize=8.5, color=INK)
-    ax.set_yticks(range(len(rows)), [plain(row.label, 30) for row in rows])
+    ax.set_yticks(range(len(rows)), _labels(rows))
     ax.tick_params(axis="y", length=0, labelcolor=INK)
     ax.invert_yaxis()
     right = ax.get_xlim()[1]
@@ -59,9 +65,8 @@ def curves(rows: Sequence[ComparisonRow]) -> "Figure":
     """Mean average accuracy after each task, with a band of one sd; a dashed line for what has a final value only."""
     fig = figure(5.8, 4.4)
     ax = axes(fig, f"Average {_metric(rows)} over the stream", "after learning")
-    for i, row in enumerate(rows):
+    for i, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
         style, curve = series(i), [_scaled(row, point) for point in row.curve]
-        label = plain(row.label, 30)
         known = [x for x, (mean, _) in enumerate(curve) if mean == mean]
         if len(known) == 1 and len(curve) > 1:
             ax.axhline(curve[known[0]][0], color=style["color"], linewidth=1.5, linestyle=(0, (6, 3)), label=label)
@@ -88,13 +93,13 @@ def cost(rows: Sequence[ComparisonRow]) -> "Figure":
         fig, f"Average {_metric(rows)} against compute", "FLOPs for the whole stream, without evaluation", "", "both"
     )
     means: list[float] = []
-    for i, row in enumerate(rows):
+    for i, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
         if row.flops.mean is None:
             continue
         style = {"color": series(i)["color"], "marker": series(i)["marker"], "linestyle": ""}
         mean, sd = _scaled(row, row.average_accuracy)
         ax.errorbar(row.flops.mean, mean, xerr=row.flops.sd, yerr=sd, color=style["color"], capsize=3, linewidth=1.3)
-        ax.plot(row.flops.mean, mean, **style, markersize=8, label=plain(row.label, 30))
+        ax.plot(row.flops.mean, mean, **style, markersize=8, label=label)
         means.append(row.flops.mean)
     if min(means) > 0 and max(means) > 8 * min(means):
         ax.set_xscale("log")
@@ -107,6 +112,11 @@ def cost(rows: Sequence[ComparisonRow]) -> "Figure":
         ax.set_ylim(-3, 103)
     legend(ax)
     return fig
+
+
+def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Short, and still told apart."""
+    return [plain(label) for label in short_labels([row.label for row in rows], 30)]
 
 
 def _factor(row: ComparisonRow) -> float:

@@ -5,7 +5,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from .console import a_console, a_table, cell, titled
+from .lambda_curves import lambda_curves, lambda_line
 from .row import ComparisonRow
+from .run import Run
+from .selection import by_lambda, scores
 from .text import DASH, decimal, flops, flops_in
 
 if TYPE_CHECKING:
@@ -33,7 +36,10 @@ def columns(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str]]]:
         ("#", [str(row.rank or "-") for row in rows]),
         ("method", [row.label for row in rows]),
         ("n", [str(row.n) for row in rows]),
-        (f"average {rows[0].example.metric}{percent}", spread("average_accuracy")),
+        (
+            f"average {rows[0].example.metric}{percent}",
+            ["diverged" if row.diverged and not row.n else row.average_accuracy.text(show) for row in rows],
+        ),
         (f"forgetting{percent}", spread("forgetting")),
         (f"learning accuracy{percent}", spread("learning_accuracy")),
         (f"average incremental{percent}", spread("average_incremental_accuracy")),
@@ -54,20 +60,36 @@ def _operations(row: ComparisonRow) -> str:
 
 
 def validation_lines(rows: Sequence[ComparisonRow]) -> list[str]:
-    """For each method with several validated configurations, which one is best on validation data."""
-    lines = []
-    for row in rows:
-        if row.best_on_validation:
-            show, unit = row.example.show, row.example.unit
-            validation, test = row.validation_average.text(show), row.average_accuracy.text(show)
-            line = f"{row.method}: best on validation is {row.settings_text} "
-            lines.append(f"{line}(validation {validation}{unit}, test {test}{unit}, n={row.n})")
+    """For each method with several validated configurations, which one is best on validation data.
+
+    Where lambda was varied there is one line for each of the method's other settings too.
+    """
+    curves = lambda_curves(rows)
+    lines = [lambda_line(curve) for curve in curves]
+    for method in dict.fromkeys(row.method for row in rows):
+        best = by_lambda([row for row in rows if row.method == method and row.best_on_validation])
+        # one curve has said it already
+        if best and [curve.method for curve in curves].count(method) != 1:
+            lines.append(f"{method}: best on validation is {best[0].settings_text} ({scores(best)})")
     return lines
 
 
 def unfinished_lines(rows: Sequence[ComparisonRow]) -> list[str]:
-    """One line for each run that is not counted."""
-    return [f"{row.label}: {run.status}, not counted: {run.folder}" for row in rows for run in row.unfinished]
+    """One line for each run that is not counted, and one for all that diverged with the same settings."""
+    lines = []
+    for row in rows:
+        if diverged := row.diverged:
+            count = f"{len(diverged)} runs" if len(diverged) > 1 else "one run"
+            lines.append(f"{row.label}: {count} diverged ({_error(diverged[0])}), not counted: {diverged[0].folder}")
+        for run in row.unfinished:
+            if not run.diverged:
+                error = f" ({_error(run)})" if run.results.get("error") else ""
+                lines.append(f"{row.label}: {run.status}{error}, not counted: {run.folder}")
+    return lines
+
+
+def _error(run: Run) -> str:
+    return " ".join(str(run.results.get("error")).split()).partition("; expected ")[0]
 
 
 def print_comparison(rows: Sequence[ComparisonRow], console: "Console | None" = None) -> None:

@@ -81,7 +81,8 @@ def _notice(run: Run) -> str:
     """What to know before the numbers are read; empty for a finished run."""
     if run.status == "finished":
         return ""
-    say = {"running": "This run is not finished", "failed": "This run failed"}.get(run.status, f"Status: {run.status}")
+    failed = "This run diverged" if run.diverged else "This run failed"
+    say = {"running": "This run is not finished", "failed": failed}.get(run.status, f"Status: {run.status}")
     line = f"{say}: {run.learned} of {len(run.task_names)} tasks learned and evaluated. The numbers are for these."
     return f"{line} {run.results['error']}" if run.results.get("error") else line
 

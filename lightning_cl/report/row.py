@@ -20,7 +20,8 @@ class ComparisonRow:
         unfinished: Runs of the same configuration that are still running or have failed.
         rank: Place within the stream by mean average accuracy, from 1; None without a finished run.
         best_on_validation: True for the best of the method's configurations by mean validation average; None when
-            there is only one, or when not all of them were validated. The test metric takes no part in it.
+            there is only one, or when not all of them were validated. The test metric takes no part in it, and a
+            configuration of which a run diverged cannot be best.
     """
 
     stream: str
@@ -46,6 +47,11 @@ class ComparisonRow:
     def example(self) -> Run:
         """Any run of this row, for what all of them share (metric, tasks)."""
         return (self.runs or self.unfinished)[0]
+
+    @property
+    def diverged(self) -> list[Run]:
+        """Runs that failed because the training blew up."""
+        return [run for run in self.unfinished if run.diverged]
 
     @property
     def n(self) -> int:
@@ -113,5 +119,7 @@ class ComparisonRow:
             **{name: {"mean": figure.mean, "sd": figure.sd, "n": figure.n} for name, figure in figures.items()},
             "best_on_validation": self.best_on_validation,
             "runs": [str(run.folder) for run in self.runs],
-            "unfinished": [{"folder": str(run.folder), "status": run.status} for run in self.unfinished],
+            "unfinished": [
+                {"folder": str(run.folder), "status": run.status, "diverged": run.diverged} for run in self.unfinished
+            ],
         }

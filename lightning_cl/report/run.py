@@ -1,5 +1,6 @@
 """One run: its folder and what its results.json says."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,16 @@ def mean(values: list[float | None]) -> float | None:
     """Mean of those that are there; None when none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def is_divergence(error: Any) -> bool:
+    """Whether an error says that numbers were none any more, outputs saturated, or a step could not be stable.
+
+    Example:
+        >>> is_divergence("loss=nan at step 7; expected a finite loss"), is_divergence("No space left on device")
+        (True, False)
+    """
+    return bool(re.search(r"\b(finite|diverges)\b|importance that is 0", str(error or "")))
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,11 @@ class Run:
     def status(self) -> str:
         """``running``, ``finished`` or ``failed``."""
         return str(self.results.get("status", "unknown"))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed because the training blew up, and not because of bad input or a full disk."""
+        return self.status == "failed" and is_divergence(self.results.get("error"))
 
     @property
     def metric(self) -> str:
@@ -110,6 +126,23 @@ class Run:
         """Mean of the last row of the validation matrix; None without one."""
         matrix = self.validation_matrix
         return None if matrix is None else mean(matrix[last := _last(matrix)][: last + 1])
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of one answer for all, as a mean over the tasks learned; None for other metrics."""
+        tasks = (self.results.get("per_task") or [])[: self.learned]
+        classes = [list(task.get("classes") or []) for task in tasks if task]
+        if self.metric != "accuracy" or not classes or not all(classes):
+            return None
+        if self.results.get("scenario") == "task_incremental":
+            return mean([1 / len(names) for names in classes])
+        return 1 / len({name for names in classes for name in names})
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether it learned nothing that can be told from chance: at most two points above it."""
+        average, chance = self.average_accuracy, self.chance
+        return average is not None and chance is not None and average <= chance + 0.02
 
     def task_forgetting(self, j: int) -> float | None:
         """Best earlier value on task j minus the present one (Chaudhry et al., 2018); positive is worse."""

@@ -1,5 +1,6 @@
 """What differs between the configurations of several runs."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,10 +55,20 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     found: dict[tuple[str, ...], str] = {}
     for key in sorted({key for config in configs for key in config}, key=lambda key: (key.count("."), key)):
-        values = [repr(config.get(key, ...)) for config in configs]
+        values = [comparable(config.get(key, ...)) for config in configs]
         if len(set(values)) > 1:
             found.setdefault((key.rpartition(".")[2], *values), key)
     return sorted(found.values())
+
+
+def comparable(value: Any) -> str:
+    """Text that is the same for equal values: of numbers, too, that were typed with and without a point.
+
+    Example:
+        >>> comparable(100) == comparable(1e2), comparable(1) == comparable(True), comparable("1") == comparable(1)
+        (True, False, False)
+    """
+    return repr(float(value) if type(value) is int and abs(value) < 2**53 else value)
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -83,11 +94,17 @@ def value_text(value: Any) -> str:
     """A setting's value as it is written in a config.
 
     Example:
-        >>> value_text(None), value_text(True), value_text(1e-3), value_text(...)
-        ('null', 'true', '0.001', 'unset')
+        >>> value_text(None), value_text(True), value_text(1e-3), value_text(1e6), value_text(2e3), value_text(...)
+        ('null', 'true', '0.001', '1e6', '2000', 'unset')
     """
     if value is ...:
         return "unset"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    if not isinstance(value, float) or not math.isfinite(value) or float(f"{value:.12g}") != value:
+        return str(value)
+    plain = f"{value:.12g}"
+    mantissa, _, exponent = f"{value:.11e}".partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    # a thousand is read as it is, a million is not
+    return short if "e" in plain or len(short) + 2 < len(plain) else plain

@@ -16,8 +16,8 @@ def sweep_summary(
     """Print one row per job, the best first, failed ones last, each of these named with its error.
 
     Args:
-        jobs: ``{name, status: finished | failed, average_accuracy, forgetting, seconds, error, folder}``, metrics as
-            fractions; all but name and status may be missing or None.
+        jobs: ``{name, status: finished | diverged | failed, average_accuracy, forgetting, seconds, error, folder}``,
+            metrics as fractions; all but name and status may be missing or None.
         console: Where to print; standard output by default.
         higher_is_better: The direction of the metric; fractions are shown in % only if it is.
     """

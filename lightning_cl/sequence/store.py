@@ -163,18 +163,28 @@ def _load(path: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def _load_model(module: Any, path: str | Path) -> None:
-    model = _load(path)
+def load_weights(
+    module: Any, checkpoint: dict[str, Any], path: str | Path, hint: str = "resume=never starts anew"
+) -> None:
+    """Put a checkpoint's weights into a module, which grows to the checkpoint's classes if it can.
+
+    Raises:
+        InputError: If they do not fit; ``path`` and ``hint`` are for this message.
+    """
     try:
         if hasattr(module, "on_load_checkpoint"):
-            module.on_load_checkpoint(model)
-        module.load_state_dict(model["state_dict"])
+            module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, KeyError) as error:
         raise InputError(
             f"checkpoint {str(path)!r} does not fit the model ({' '.join(str(error).split())[:200]})",
             "the same model",
-            "resume=never starts anew",
+            hint,
         ) from error
+
+
+def _load_model(module: Any, path: str | Path) -> None:
+    load_weights(module, _load(path), path)
 
 
 def _read(run_dir: Path) -> dict[str, Any] | None:

