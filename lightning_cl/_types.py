@@ -34,12 +34,14 @@ def refuse_words_for_numbers(config: dict[str, Any]) -> None:
 
 
 def _refuse_in_section(path: str, section: dict[str, Any]) -> None:
-    words = {str(key): value for key, value in section.items() if isinstance(value, str) and key != "_target_"}
-    hints = _hints(str(section["_target_"])) if words and "_target_" in section else {}
-    for key, value in words.items():
+    given = {str(key): value for key, value in section.items() if isinstance(value, str) and key != "_target_"}
+    hints = _hints(str(section["_target_"])) if given and "_target_" in section else {}
+    for key, value in given.items():
         kinds = _kinds(hints.get(key))
-        if kinds and all(kind in NUMBERS for kind in kinds):
-            expected = " or ".join(NUMBERS[kind] for kind in kinds)
+        words = [word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind)]
+        numbers = [kind for kind in kinds if typing.get_origin(kind) is not typing.Literal]
+        if numbers and all(kind in NUMBERS for kind in numbers) and value not in words:
+            expected = " or ".join([*(NUMBERS[kind] for kind in numbers), *map(repr, words)])
             raise InputError(f"{path}.{key}={value!r}", expected, "leave it out for the default")
 
 
