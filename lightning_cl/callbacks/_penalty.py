@@ -210,10 +210,9 @@ class QuadraticPenalty(KeptPenalty):
             )
         self._strength.guess = found.lambda_
         log.info(
-            "%s: lambda_='auto' is %.3g = %.3g / sum(importance * anchor^2) = %.3g, from %d parameters, at task %d",
+            "%s: lambda_='auto' is %.3g: sum(importance * anchor^2) is %.3g over %d parameters, at task %d",
             self.state_key,
             found.lambda_,
-            found.lambda_ * found.curvature,
             found.curvature,
             len(self.importance),
             self.n_tasks,

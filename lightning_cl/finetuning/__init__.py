@@ -7,6 +7,8 @@ _WHERE = {
     "MLP": "mlp",
     "TorchvisionBackbone": "torchvision_backbone",
     "ClassifierHead": "head",
+    "TaskHeads": "task_heads",
+    "xavier_uniform": "initialization",
 }
 __all__ = sorted(_WHERE)
 __getattr__ = lazy(__name__, _WHERE)

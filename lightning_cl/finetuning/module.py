@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.backbones import backbone_from_spec
 from lightning_cl.finetuning.head import ClassifierHead
+from lightning_cl.finetuning.task_heads import TaskHeads
 from lightning_cl.functional.masking import mask_logits
 
 
@@ -31,10 +32,11 @@ class FineTuningModule(LightningModule):
         class_names: Classes whose rows exist from the start.
         tasks: Rows of each task, as far as tasks are known from the start.
         head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by
-            task id (task-incremental). ``"fixed"``: only ``class_names``; a new class is an error.
+            task id (task-incremental). ``"separate"``: like ``"multi"``, with a layer of its own for each task.
+            ``"fixed"``: only ``class_names``; a new class is an error.
         active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``,
-            or ``"all"`` rows. By default ``"task"`` for a multi-head, else ``"seen"``. Evaluation reads the task's own
-            for a multi-head, else the classes seen.
+            or ``"all"`` rows. By default ``"task"`` for a multi-head or separate heads, else ``"seen"``. Evaluation
+            reads the task's own for these, else the classes seen.
         optimizer: ``params -> Optimizer``; Adam with lr 1e-3 by default.
         scheduler: ``optimizer -> LRScheduler``, or None.
         scheduler_interval: ``"epoch"`` or ``"step"``.
@@ -42,6 +44,10 @@ class FineTuningModule(LightningModule):
         loss: ``(logits, targets) -> mean loss``; cross entropy by default.
         metric: ``num_classes -> torchmetrics.Metric`` fed with (logits, targets); micro accuracy by default.
         metric_name: Its name in the logs and results.
+        test_given_task: Whether ``test_step`` also logs ``test_<metric>_given_task``, read over the classes of the
+            sample's own task only: one class-incremental run then gives a task-incremental number too.
+        initialize: ``module -> None``, called once for the weights there are at the start, for example
+            :func:`~lightning_cl.finetuning.xavier_uniform`; rows that the head gains later are drawn as ever.
         seed: Seed of new head rows.
 
     Raises:
@@ -56,7 +62,7 @@ class FineTuningModule(LightningModule):
         input_shape: Sequence[int] | None = None,
         class_names: Sequence[str] = (),
         tasks: Sequence[Sequence[int]] = (),
-        head: Literal["growing", "multi", "fixed"] = "growing",
+        head: Literal["growing", "multi", "separate", "fixed"] = "growing",
         active_classes: Literal["seen", "task", "all"] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
@@ -65,11 +71,15 @@ class FineTuningModule(LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         metric: Callable[..., Any] | None = None,
         metric_name: str = "accuracy",
+        test_given_task: bool = False,
+        initialize: Callable[[nn.Module], Any] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if head not in ("growing", "multi", "fixed"):
-            raise InputError(f"head={head!r}", "'growing', 'multi' or 'fixed'", "leave it out for 'growing'")
+        if head not in ("growing", "multi", "separate", "fixed"):
+            raise InputError(
+                f"head={head!r}", "'growing', 'multi', 'separate' or 'fixed'", "leave it out for 'growing'"
+            )
         if active_classes not in (None, "seen", "task", "all"):
             raise InputError(f"active_classes={active_classes!r}", "'seen', 'task' or 'all'", "leave it out")
         if isinstance(backbone, dict):
@@ -83,13 +93,15 @@ class FineTuningModule(LightningModule):
                 )
             backbone = backbone(input_shape)
         self.backbone = backbone
-        self.head = ClassifierHead(_feature_dim(backbone, input_shape), class_names, seed)
-        self.head_kind = head
-        self.active_classes = active_classes or ("task" if head == "multi" else "seen")
+        kind = TaskHeads if head == "separate" else ClassifierHead
+        self.head: TaskHeads | ClassifierHead = kind(_feature_dim(backbone, input_shape), (), seed)
+        self.head_kind, self.reads = head, "task" if head in ("multi", "separate") else "seen"
+        self.active_classes = active_classes or self.reads
         self.optimizer_factory, self.scheduler_factory = optimizer or _adam, scheduler or None
         self.scheduler_interval, self.monitor = scheduler_interval, monitor
         self.loss = loss or nn.functional.cross_entropy
         self.metric_factory, self.metric_name = metric or _accuracy, metric_name
+        self.test_given_task = test_given_task
         self.tasks: list[list[int]] = []
         self.save_hyperparameters(
             {
@@ -99,13 +111,17 @@ class FineTuningModule(LightningModule):
                 "head": head,
                 "active_classes": self.active_classes,
                 "metric_name": metric_name,
+                "test_given_task": test_given_task,
                 "seed": seed,
                 "tasks": [],
             },
             logger=False,
         )
-        self.eval_metrics = nn.ModuleList()  # one for each dataloader; they keep nothing in the state dict
+        # one for each dataloader; they keep nothing in the state dict
+        self.eval_metrics, self.given_task_metrics = nn.ModuleList(), nn.ModuleList()
         self.learn_classes(class_names, tasks)
+        if initialize is not None:
+            initialize(self)
 
     @property
     def class_names(self) -> list[str]:
@@ -145,7 +161,16 @@ class FineTuningModule(LightningModule):
 
     def learn_classes(self, class_names: Sequence[str], tasks: Sequence[Sequence[int]] = ()) -> None:
         """Add rows for the names that are new, and set which rows belong to which task so far."""
-        self.head.add_classes(class_names)
+        rows = list(dict.fromkeys([*self.class_names, *class_names]))
+        for task in tasks if self.head_kind == "separate" else ():
+            self.head.add_classes([rows[i] for i in task])
+        self.head.add_classes(rows)
+        if self.class_names != rows:
+            raise InputError(
+                f"tasks {[list(task) for task in tasks]} for head='separate'",
+                "tasks whose classes stand behind those of the tasks before",
+                "use head='multi'",
+            )
         self.tasks = [[int(i) for i in task] for task in tasks] if tasks else self.tasks
         self.hparams.update(class_names=list(self.class_names), tasks=self.tasks)
         n = len(self.class_names)
@@ -166,7 +191,7 @@ class FineTuningModule(LightningModule):
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
         """Logits (N, C) of inputs (N, ...); classes that evaluation does not read are masked."""
-        return self._mask(self.head(self.backbone(x)), "task" if self.head_kind == "multi" else "seen", task=task)
+        return self._mask(self.head(self.backbone(x)), self.reads, task=task)
 
     def _mask(self, logits: Tensor, active: str, *, y: Tensor | None = None, task: Tensor | None = None) -> Tensor:
         if active == "all" or (active == "seen" and self._all_seen):
@@ -200,14 +225,22 @@ class FineTuningModule(LightningModule):
     def _evaluate(self, batch: Sequence[Tensor], prefix: str, dataloader_idx: int) -> None:
         x, y, *rest = batch
         logits = self(x, *rest)
-        while len(self.eval_metrics) <= dataloader_idx:
-            self.eval_metrics.append(self.metric_factory(num_classes=len(self.class_names)).to(self.device))
-        metric: Any = self.eval_metrics[dataloader_idx]
-        metric.update(logits, y)
-        name, where = f"{prefix}_{self.metric_name}", f"eval_metrics.{dataloader_idx}"
-        self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), metric_attribute=where)
+        self._score(f"{prefix}_{self.metric_name}", "eval_metrics", logits, y, dataloader_idx)
+        if prefix == "test" and self.test_given_task:
+            own = self._mask(logits, "task", y=y, task=rest[0] if rest else None)
+            self._score(f"test_{self.metric_name}_given_task", "given_task_metrics", own, y, dataloader_idx)
         if prefix == "val":
             self.log("val_loss", self.loss(logits, y), batch_size=len(y), add_dataloader_idx=False, sync_dist=True)
+
+    def _score(self, name: str, store: str, logits: Tensor, y: Tensor, dataloader_idx: int) -> None:
+        """Log a metric of its own for each dataloader, kept in the ModuleList called ``store``."""
+        metrics: Any = getattr(self, store)
+        while len(metrics) <= dataloader_idx:
+            metrics.append(self.metric_factory(num_classes=len(self.class_names)).to(self.device))
+        metric = metrics[dataloader_idx]
+        metric.update(logits, y)
+        where = f"{store}.{dataloader_idx}"
+        self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), metric_attribute=where)
 
     def on_validation_epoch_start(self) -> None:
         """New metrics, of the number of classes known now."""
@@ -215,7 +248,7 @@ class FineTuningModule(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """New metrics, of the number of classes known now."""
-        self.eval_metrics = nn.ModuleList()
+        self.eval_metrics, self.given_task_metrics = nn.ModuleList(), nn.ModuleList()
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``val_<metric>`` and ``val_loss``."""

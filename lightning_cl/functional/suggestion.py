@@ -8,9 +8,11 @@ from torch import Tensor
 
 from lightning_cl.functional._chunks import wide
 
-# Measured over four streams, Adam and SGD, Fisher and SI (docs/importance.md): lambda is within 2 points of the best
-# for 1.4 .. 5.3. Ratios of gradient norms, of curvatures, and of losses have narrower windows or none.
-_NATS = 3.0
+# Measured over four streams with Adam and SGD (docs/importance.md): lambda is within 2 points of the best for 1.4 .. 25
+# with the Fisher, for 0.7 .. 5.3 with SI. Ratios of gradient norms, of curvatures and of losses have narrower windows.
+_NATS = 5.0
+# Less than this says that the outputs have saturated, not how much the weights matter.
+_SATURATED = 1e-4
 
 
 class Suggestion(NamedTuple):
@@ -24,11 +26,12 @@ class Suggestion(NamedTuple):
 def suggest_lambda(importances: Iterable[Tensor], anchors: Iterable[Tensor]) -> Suggestion | None:
     r"""Lambda with which moving every parameter by its own size costs as much as a task is worth.
 
-    .. math:: \lambda = \frac{3}{\sum_i \Omega_i\,(\theta^*_i)^2}
+    .. math:: \lambda = \frac{5}{\max(\sum_i \Omega_i\,(\theta^*_i)^2,\ 10^{-4})}
 
-    The penalty is then 1.5 where all parameters are 0, or doubled: the order of a cross-entropy in nats that a task
-    begins with. It has the right units for any importance (Fisher, SI, MAS, ones): the penalty that it gives does not
-    change when the importance is scaled. For a loss that is not of order 1 multiply it (``lambda_schedule``).
+    The penalty is then 2.5 where all parameters are 0, or doubled: the order of a cross-entropy in nats that a task
+    begins with. It suits any importance (Fisher, SI, MAS, ones), because the penalty that it gives does not change when
+    the importance is scaled, down to a sum of 1e-4: the Fisher of saturated outputs is no measure of what matters. For
+    a loss that is not of order 1 multiply it (``lambda_schedule``).
 
     Args:
         importances: Importances.
@@ -39,9 +42,9 @@ def suggest_lambda(importances: Iterable[Tensor], anchors: Iterable[Tensor]) -> 
 
     Example:
         >>> suggest_lambda([torch.tensor([0.5, 0.0])], [torch.tensor([2.0, 9.0])])
-        Suggestion(lambda_=1.5, curvature=2.0)
+        Suggestion(lambda_=2.5, curvature=2.0)
     """
     total = 0.0
     for importance, anchor in zip(importances, anchors, strict=True):
         total += float((wide(importance) * wide(anchor).square()).sum(dtype=torch.float64))
-    return Suggestion(_NATS / total, total) if 0 < total < float("inf") else None
+    return Suggestion(_NATS / max(total, _SATURATED), total) if 0 < total < float("inf") else None

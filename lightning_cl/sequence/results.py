@@ -45,6 +45,7 @@ def build_results(state: SequenceState, status: str, error: str | None = None) -
         "n_test": [len(task.test) for task in stream],
         "accuracy_matrix": matrix,
         "validation_accuracy_matrix": _matrix(validation, len(stream)) if validation else None,
+        "other_metrics": _others(progress.get("other_rows", {}), len(stream), learnt),
         "random_init_accuracy": progress["random_init"],
         "compute": {
             "stages": stages,
@@ -80,6 +81,15 @@ def publish_model(state: SequenceState, run_dir: Path) -> None:
 
 def _matrix(rows: dict[str, Any], n: int) -> list[list[float | None]]:
     return [list(rows.get(str(i), [])) + [None] * (n - len(rows.get(str(i), []))) for i in range(n)]
+
+
+def _others(rows: dict[str, Any], n: int, learnt: int) -> dict[str, Any] | None:
+    """The matrix of every other metric that was logged for each task, and the mean of its last row."""
+    matrices = {name: _matrix(of_tasks, n) for name, of_tasks in rows.items()}
+    return {
+        name: {"matrix": matrix, "average": _number(F.average_accuracy([row[:learnt] for row in matrix[:learnt]]))}
+        for name, matrix in matrices.items()
+    } or None
 
 
 def _per_task(state: SequenceState, task: Any) -> dict[str, Any]:

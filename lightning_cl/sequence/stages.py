@@ -162,19 +162,22 @@ def consolidate(state: SequenceState, task: Task) -> None:
 
 def evaluate(state: SequenceState, task: Task | None) -> None:
     """Fill the accuracy matrix's row of a task, in one pass over all tasks; before any training if task is None."""
-    seen = 0 if task is None else task.id + 1
+    seen, metric = 0 if task is None else task.id + 1, state.settings.metric
     tests = [t.test for t in state.stream]
-    row = _accuracies(state, state.module, tests[:seen])
+    rows = _measured(state, state.module, tests[:seen])
     if seen < len(tests) and (task is None or state.settings.evaluate_future):
-        row += _accuracies(state, _knowing_all_classes(state), tests[seen:])
-    row += [None] * (len(tests) - len(row))
+        future = _measured(state, _knowing_all_classes(state), tests[seen:])
+        rows = {name: rows.get(name, [None] * seen) + future.get(name, []) for name in {**rows, **future}}
+    rows = {name: row + [None] * (len(tests) - len(row)) for name, row in rows.items()}
     if task is None:
-        state.progress["random_init"] = row
+        state.progress["random_init"] = rows[metric]
         return
-    state.progress["rows"][str(task.id)] = row
+    state.progress["rows"][str(task.id)] = rows.pop(metric)
+    for name, row in rows.items():
+        state.progress.setdefault("other_rows", {}).setdefault(name, {})[str(task.id)] = row
     validation = [t.validation for t in state.stream[:seen]]
     if all(data is not None for data in validation):
-        row = _accuracies(state, state.module, validation)
+        row = _measured(state, state.module, validation)[metric]
         state.progress["validation_rows"][str(task.id)] = row + [None] * (len(state.stream) - len(row))
 
 
@@ -187,10 +190,11 @@ def _knowing_all_classes(state: SequenceState) -> Any:
     return module
 
 
-def _accuracies(state: SequenceState, module: Any, data: list[Any]) -> list[float | None]:
+def _measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, list[float | None]]:
+    """The run's metric, and whatever else ``test_step`` logs for each dataloader: one value for each of ``data``."""
     settings = state.settings
     if not data:
-        return []
+        return {settings.metric: []}
     with contextlib.ExitStack() as stack:
         loaders = [
             stack.enter_context(
@@ -202,13 +206,15 @@ def _accuracies(state: SequenceState, module: Any, data: list[Any]) -> list[floa
         trainer.test(module, dataloaders=loaders, verbose=False)
     refuse_to_go_on(trainer)
     state.progress["evaluation_flops"] += sum(loader.flops for loader in loaders)
-    name = f"test_{settings.metric}"
-    values: list[float | None] = []
-    for i in range(len(loaders)):
-        key = f"{name}/dataloader_idx_{i}" if len(loaders) > 1 else name
-        if key not in trainer.callback_metrics:
-            raise InputError(
-                f"test_step logged {sorted(trainer.callback_metrics)}", f"a metric {key!r}", f"log {name!r} there"
-            )
-        values.append(float(trainer.callback_metrics[key]))
-    return values
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    places = [f"/dataloader_idx_{i}" for i in range(len(loaders))] if len(loaders) > 1 else [""]
+    names = [key.removesuffix(places[0]) for key in logged if key.endswith(places[0])]
+    found: dict[str, list[float | None]] = {
+        name.removeprefix("test_"): [logged[name + place] for place in places]
+        for name in names
+        if name.startswith("test_") and all(name + place in logged for place in places)
+    }
+    if settings.metric not in found:
+        key = f"test_{settings.metric}"
+        raise InputError(f"test_step logged {sorted(logged)}", f"a metric {key + places[0]!r}", f"log {key!r} there")
+    return found

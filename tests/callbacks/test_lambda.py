@@ -93,11 +93,11 @@ def test_auto_is_guessed_once_and_stated(kind: Any, apply: Any, caplog: pytest.L
         )
         after_one = module.weights.clone()
         fit(module, data(1), callback, max_epochs=1)
-    assert callback.strength == pytest.approx(3 / curvature)
+    assert callback.strength == pytest.approx(5 / curvature)
     fit(module, data(2), callback, max_epochs=1)
-    assert callback.strength == callback.state_dict()["lambda"] == pytest.approx(3 / curvature)
+    assert callback.strength == callback.state_dict()["lambda"] == pytest.approx(5 / curvature)
     (said,) = [r.getMessage() for r in caplog.records if "lambda_='auto'" in r.getMessage()]
-    assert f"is {3 / curvature:.3g} = 3 / sum(importance * anchor^2) = {curvature:.3g}, from 4 parameters" in said
+    assert f"is {5 / curvature:.3g}: sum(importance * anchor^2) is {curvature:.3g} over 4 parameters, at task 1" in said
     # it is used, at the strength that is said
     told, naive = (Net(optimizer="Adam") for _ in range(2))
     given = kind(callback.strength, apply=apply)

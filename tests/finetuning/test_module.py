@@ -185,7 +185,7 @@ def test_no_classes_at_all_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"head": "tree"}, "head='tree'; expected 'growing', 'multi' or 'fixed'"),
+        ({"head": "tree"}, "head='tree'; expected 'growing', 'multi', 'separate' or 'fixed'"),
         ({"active_classes": "some"}, "active_classes='some'; expected 'seen', 'task' or 'all'"),
         ({"backbone": nn.Unflatten(1, (2, 4))}, r"backbone output \(1, 2, 4\); expected features of shape"),
     ],
