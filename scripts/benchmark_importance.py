@@ -175,7 +175,7 @@ class LanguageModel(nn.Module):
 def models() -> dict[str, tuple[nn.Module, Any]]:
     """Name to module and one batch."""
     from torchvision.models import resnet18, vision_transformer
-    from torchvision.models.convnext import ConvNeXt, CNBlockConfig
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
     torch.manual_seed(0)
     vit = vision_transformer.VisionTransformer(32, 16, 2, 12, 768, 3072, num_classes=10)

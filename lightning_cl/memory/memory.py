@@ -1,6 +1,6 @@
 """Samples of the past, kept within a fixed number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -66,6 +66,7 @@ class Memory:
         self._policy: Policy = POLICIES[policy]() if max_per_class is None else ClassBalanced(max_per_class)
         self._rows: dict[str, TensorRows | ListRows] = {}
         self._labels: TensorRows | None = None
+        self._extras: dict[str, TensorRows] = {}
         self._fills, self._draws = generator(seed, "memory", "fill"), generator(seed, "memory", "draw")
 
     def __len__(self) -> int:
@@ -85,18 +86,27 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Bytes of the samples held."""
-        rows = [*self._rows.values(), *([self._labels] if self._labels is not None else [])]
+        rows = [*self._rows.values(), *self._extras.values(), *([self._labels] if self._labels is not None else [])]
         return sum(row.nbytes(self._length) for row in rows)
 
-    def add(self, batch: Any, labels: Tensor | None = None) -> None:
+    def add(self, batch: Any, labels: Tensor | None = None, extras: Mapping[str, Tensor] | None = None) -> None:
         """Offer every sample of a batch once.
 
         Args:
             batch: Any structure with per-sample leaves, all of length N.
             labels: Class of each sample, (N,); needed by ``class_balanced``.
+            extras: What a method knows of each sample, (N, ...) each, such as logits or the task's number; the same
+                names every time. Rows of growing width are padded with zeros.
         """
         found = leaves(batch)
         n = len(next(iter(found.values())))
+        extras = dict(extras or {})
+        if self._length and extras.keys() != self._extras.keys():
+            raise InputError(
+                f"extras {sorted(extras)} for a memory with {sorted(self._extras)}",
+                "the same extras with every batch",
+                "give each method a memory of its own",
+            )
         if self._rows and found.keys() != self._rows.keys():
             raise InputError(
                 f"a batch with leaves {sorted(found)} for a memory of {sorted(self._rows)}",
@@ -117,6 +127,7 @@ class Memory:
         ]
         if labels is not None and self._labels is not None:
             stores.append((self._labels, labels))
+        stores += [(self._extras.setdefault(name, TensorRows(name, extra)), extra) for name, extra in extras.items()]
         for rows, leaf in stores:
             if len(plan.source):
                 rows.move(plan.source, plan.target)
@@ -137,6 +148,10 @@ class Memory:
         """The leaves of the samples in these slots."""
         return {path: rows.at(slots) for path, rows in self._rows.items()}
 
+    def extras(self, slots: Tensor | slice) -> dict[str, Tensor]:
+        """The extras of the samples in these slots, (n, ...) each."""
+        return {name: rows.at(slots) for name, rows in self._extras.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only; copies, so that the memory may go on."""
         return {
@@ -148,6 +163,7 @@ class Memory:
             "length": self._length,
             "leaves": self.at(slice(0, self._length)),
             "labels": self.labels,
+            "extras": self.extras(slice(0, self._length)),
             "fills": self._fills.get_state(),
             "draws": self._draws.get_state(),
         }
@@ -165,13 +181,16 @@ class Memory:
         self._policy.load_state_dict(state["policy_state"])
         self.n_seen, self._length = state["n_seen"], state["length"]
         everything = torch.arange(self._length)
-        self._rows, self._labels = {}, None
+        self._rows, self._labels, self._extras = {}, None, {}
         for path, leaf in state["leaves"].items():
             self._rows[path] = _rows(path, leaf)
             self._rows[path].put(everything, leaf, self.size)
         if state["labels"] is not None:
             self._labels = TensorRows("labels", state["labels"])
             self._labels.put(everything, state["labels"], self.size)
+        for name, extra in state["extras"].items():
+            self._extras[name] = TensorRows(name, extra)
+            self._extras[name].put(everything, extra, self.size)
         self._fills.set_state(state["fills"].cpu())
         self._draws.set_state(state["draws"].cpu())
 

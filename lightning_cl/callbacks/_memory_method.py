@@ -1,0 +1,284 @@
+"""What callbacks with a memory share: where training batches pass, what is drawn beside them, how the memory fills."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_cl import _compat
+from lightning_cl.callbacks._hub import TrainingStepHub
+from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.errors import InputError
+from lightning_cl.functional.batches import batch_size as size_of
+from lightning_cl.functional.batches import leaves, rebuild
+from lightning_cl.functional.seeding import derive_seed
+from lightning_cl.memory import Memory, find_labels
+
+HOOK = "on_after_batch_transfer"
+
+
+@dataclass
+class Drawn:
+    """Memory samples as a batch of the user's structure, what is stored beside them, and where they are stored."""
+
+    batch: Any
+    extras: dict[str, Tensor]
+    slots: Tensor
+
+
+class MemoryMethod(MethodCallback):
+    """Base of callbacks that train with a memory; it has no loss of its own.
+
+    At every training step ``n_draws`` batches are drawn from the memory, independently of each other, in the structure
+    of the current batch, and sent through the user's own ``on_after_batch_transfer``; ``self.drawn`` holds them while
+    the step runs (it is empty while the memory is). Subclasses add their loss by ``_listener``, which is attached to
+    the shared hub of ``training_step`` (see :class:`~lightning_cl.callbacks._hub.Listener`), or override ``_incoming``
+    to change the batch itself.
+
+    What a method stores beside each sample (logits, features) is returned by ``_extras`` when the memory is filled at
+    the end of a task, and put into ``self.step_extras`` by the listener when it is filled step by step.
+
+    Args:
+        memory_size: Samples kept in all, >= 1.
+        policy, max_per_class: See :class:`~lightning_cl.memory.Memory`.
+        batch_size: Memory samples per draw (and process); as many as the current batch has by default.
+        fill: ``"consolidate"`` offers every training sample once at the end of a task, unshuffled and not augmented;
+            ``"step"`` offers the current batch as it is trained on, after each step of the first epoch.
+        label_fn: ``batch -> labels (N,)``, where :func:`~lightning_cl.memory.find_labels` finds none.
+        seed: Seed of what is stored and what is drawn.
+        name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+
+    State: the memory (at most ``memory_size`` samples), its generators, and the number of samples replayed.
+    """
+
+    #: independent draws of memory samples at each step
+    n_draws = 1
+    #: whether every batch must have labels, whatever the policy
+    needs_labels = False
+
+    def __init__(
+        self,
+        memory_size: int,
+        *,
+        policy: str = "reservoir",
+        max_per_class: int | None = None,
+        batch_size: int | None = None,
+        fill: Literal["consolidate", "step"] = "consolidate",
+        label_fn: Callable[[Any], Tensor] | None = None,
+        seed: int = 0,
+        name: str,
+        consolidate: Literal["auto", "manual"] = "auto",
+        state_path: str | Path | None = None,
+    ) -> None:
+        super().__init__(name=name, consolidate=consolidate, state_path=state_path)
+        if fill not in ("consolidate", "step"):
+            raise InputError(f"fill={fill!r}", "'consolidate' or 'step'", "leave it out for 'consolidate'")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch_size={batch_size!r}", "an integer >= 1, or None", "leave it out")
+        self.batch_size, self.fill, self.label_fn = batch_size, fill, label_fn
+        self.memory = Memory(memory_size, policy, derive_seed(seed, name), max_per_class=max_per_class)
+        self.replayed = 0
+        self.drawn: list[Drawn] = []
+        self.step_extras: dict[str, Tensor] = {}
+        self._trainer: Any = None
+        self._patch: InstancePatch | None = None
+        self._hub: TrainingStepHub | None = None
+        self._armed = self._seen_a_batch = False
+        self._pending: deque[Any] = deque()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples held."""
+        return self.memory.nbytes
+
+    # what a method defines ------------------------------------------------------------------------------------------
+
+    def _listener(self) -> Any:
+        """The hub's listener, if the method changes the loss; None if it does not."""
+        return None
+
+    def _draws(self) -> int:
+        """How many draws the next step needs."""
+        return self.n_draws
+
+    def _incoming(self, batch: Any, drawn: list[Drawn], hook: Callable[[Any], Any]) -> Any:
+        """The batch that Lightning gets; ``hook`` is the user's own ``on_after_batch_transfer``."""
+        current = hook(batch)
+        self.drawn = [Drawn(hook(each.batch), each.extras, each.slots) for each in drawn]
+        return current
+
+    def _extras(self, module: Any, batch: Any) -> dict[str, Tensor]:
+        """What is stored beside each sample of a batch at the end of a task, (N, ...) each."""
+        return {}
+
+    # where batches pass ---------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Stand where the training batches pass."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        if self.fill == "step" and trainer.world_size > 1:
+            raise InputError(
+                f"fill='step' in {trainer.world_size} processes",
+                "one process: each would fill its own memory, and only the first one's is saved",
+                "use fill='consolidate'",
+            )
+        self._forget_the_fit()
+        self._trainer = trainer
+        listener = self._listener()
+        if listener is not None:
+            self._hub = TrainingStepHub.attach(pl_module, listener, name=type(self).__name__)
+        if getattr(trainer.datamodule, "replay", None) is not self and self._patch is None:
+            owner = _compat.hook_owner(trainer, pl_module, HOOK)
+            self._patch = InstancePatch(owner, HOOK, self._after_transfer)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave module and DataModule as they were."""
+        if self._patch is not None and not self._patch.remove():
+            # another function stands on top and will go on calling this one
+            self._patch.function = self._patch.original
+        if self._hub is not None:
+            self._hub.detach(self._listener())
+        self._patch = self._hub = self._trainer = None
+        self._forget_the_fit()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave module and DataModule as they were."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """The next batch that is transferred is a training batch."""
+        self._armed = True
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The next batch that is transferred is a training batch."""
+        self._armed = True
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """The next batch that is transferred is not (another callback's importance pass)."""
+        self._armed = False
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Check that the batch came by, and offer it to the memory."""
+        if not self._seen_a_batch:
+            owner = type(self._patch.owner if self._patch else trainer.datamodule).__name__
+            raise InputError(
+                f"a training batch that did not pass {type(self).__name__} at {owner}.{HOOK}",
+                "every training batch to pass",
+                "if something replaces that hook after setup, wrap the data: ReplayDataModule(datamodule, replay)",
+            )
+        if self._hub is not None:
+            self._hub.require_fired()
+        if self._pending:
+            self._offer(self._pending.popleft(), self.step_extras)
+        self.drawn, self.step_extras = [], {}
+        self._armed = True
+
+    def _after_transfer(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """The user's hook, on the current batch and on what is drawn beside it."""
+        assert self._patch is not None
+        original = self._patch.original
+        if not self._armed or batch is None or not self._trainer.training:
+            return original(batch, *args, **kwargs)
+        self._armed = False
+        drawn = self._take(batch)
+        return self._incoming(batch, drawn, lambda of: original(of, *args, **kwargs))
+
+    def _take(self, batch: Any) -> list[Drawn]:
+        """Memory samples in the structure of ``batch``, on its devices; an empty list when there is none to replay."""
+        try:
+            found = leaves(batch)
+        except ValueError as error:
+            given, _, rest = str(error).partition("; expected ")
+            raise InputError(given, *rest.split(". HINT: ", 1)) from error
+        labelled = self.needs_labels or self.memory.needs_labels
+        if not self._seen_a_batch and labelled and find_labels(batch, self.label_fn) is None:
+            by = f"policy={self.memory.policy_name!r}" if self.memory.needs_labels else type(self).__name__
+            raise InputError(
+                f"a batch with leaves {sorted(found)}, none of which is a label for {by}",
+                "an integer leaf (N,) named y, label or target, or the second element of a tuple",
+                "give label_fn=lambda batch: batch['my_label']",
+            )
+        self._seen_a_batch = True
+        trainer = self._trainer
+        if self.fill == "step" and trainer is not None and trainer.current_epoch == 0:
+            # a copy: other callbacks may rewrite the batch in place before the step is over
+            copies = {path: leaf.clone() if isinstance(leaf, Tensor) else [*leaf] for path, leaf in found.items()}
+            self._pending.append(rebuild(batch, copies))
+        if len(self.memory) == 0:
+            return []
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        n, drawn = self.batch_size or size_of(batch), []
+        for _ in range(self._draws()):
+            # every process draws for all, so that their generators stay alike, and takes its share
+            slots = self.memory.draw(n * world)[rank::world]
+            drawn.append(self._stored(batch, found, slots))
+            self.replayed += n
+        return drawn
+
+    def _stored(self, batch: Any, found: dict[str, Any], slots: Tensor) -> Drawn:
+        """The samples in ``slots``, as a batch like ``batch``, whose leaves are ``found``."""
+        stored = self.memory.at(slots)
+        if stored.keys() != found.keys():
+            raise InputError(
+                f"a batch with leaves {sorted(found)} for a memory of {sorted(stored)}",
+                "the same kind of batch in every task",
+                f"give each kind of batch its own {type(self).__name__}(name=...)",
+            )
+        device = next((leaf.device for leaf in found.values() if isinstance(leaf, Tensor)), torch.device("cpu"))
+        extras = {name: extra.to(device) for name, extra in self.memory.extras(slots).items()}
+        return Drawn(rebuild(batch, {path: _like(leaf, found[path]) for path, leaf in stored.items()}), extras, slots)
+
+    # how the memory fills -------------------------------------------------------------------------------------------
+
+    def consolidate(self, trainer: Any, pl_module: Any, dataloader: Any = None) -> None:
+        """End the task; with ``fill="consolidate"`` offer its training samples to the memory, once."""
+        # a memory that was filled step by step needs no loader, and not every project has one that can be re-made
+        super().consolidate(trainer, pl_module, () if self.fill == "step" else dataloader)
+
+    def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        before = None
+        if self._patch is not None:
+            before = _compat.hook_owner(trainer, module, "on_before_batch_transfer").on_before_batch_transfer
+        # a DataLoader draws a seed from the global generator, and data sets draw more
+        with torch.random.fork_rng(devices=[]):
+            for batch in loader:
+                batch = batch if before is None else before(batch, 0)
+                self._offer(batch, self._extras(module, batch))
+
+    def _offer(self, batch: Any, extras: dict[str, Tensor]) -> None:
+        self.memory.add(batch, find_labels(batch, self.label_fn), extras)
+
+    def _forget_the_fit(self) -> None:
+        self._armed = self._seen_a_batch = False
+        self.drawn, self.step_extras = [], {}
+        self._pending.clear()
+
+    def _state(self) -> dict[str, Any]:
+        return {"memory": self.memory.state_dict(), "replayed": self.replayed}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state["memory"])
+        self.replayed = state["replayed"]
+
+
+def two_weights(weights: Any) -> bool:
+    """Whether these are two finite numbers >= 0."""
+    try:
+        return len(weights) == 2 and all(0 <= weight < float("inf") for weight in weights)
+    except TypeError:
+        return False
+
+
+def _like(leaf: Any, other: Any) -> Any:
+    """A memory leaf on the device of the batch's, in its floating dtype (half-precision inputs)."""
+    if not isinstance(leaf, Tensor) or not isinstance(other, Tensor):
+        return leaf
+    both_floating = leaf.is_floating_point() and other.is_floating_point()
+    return leaf.to(device=other.device, dtype=other.dtype if both_floating else leaf.dtype)
