@@ -15,7 +15,9 @@ def in_two_processes(script: str, folder: Path) -> tuple[Any, Any]:
     """What both ranks have found; Lightning starts the second."""
     file = folder / "train.py"
     file.write_text(script)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    ranks = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
+    inherited = {name: value for name, value in os.environ.items() if name not in ranks}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, str(file), str(folder)], env=environment, capture_output=True, text=True, timeout=240
     )
