@@ -51,8 +51,11 @@ def hook_owner(trainer: Any, module: Any, hook: str) -> Any:
     return trainer._data_connector._datahook_selector.get_instance(hook) if trainer is not None else module
 
 
-def move_batch(trainer: Any, module: Any, batch: Any) -> Any:
-    """Send one batch through the user's transfer hooks, but not through replay's patch of them."""
+def move_batch(trainer: Any, module: Any, batch: Any, *, before: bool = True) -> Any:
+    """Send one batch through the user's transfer hooks, but not through replay's patch of them.
+
+    ``before=False`` leaves out ``on_before_batch_transfer``, for a batch that has passed it.
+    """
     attached = trainer is not None and getattr(module, "_trainer", None) is not None
     device = module.device if hasattr(module, "device") else next(module.parameters()).device
     if not attached:
@@ -64,7 +67,9 @@ def move_batch(trainer: Any, module: Any, batch: Any) -> Any:
         return unpatched(getattr(hook_owner(trainer, module, hook), hook))(*args)
 
     # 'bf16-true' and '64-true' train on inputs of another dtype
-    batch = call("on_before_batch_transfer", trainer.precision_plugin.convert_input(batch), 0)
+    batch = trainer.precision_plugin.convert_input(batch)
+    if before:
+        batch = call("on_before_batch_transfer", batch, 0)
     moved = call("transfer_batch_to_device", batch, device, 0)
     # an object whose .to() works in place returns None
     return call("on_after_batch_transfer", batch if moved is None else moved, 0)

@@ -2,8 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -36,6 +36,13 @@ def with_loss(output: Any, loss: Tensor) -> Any:
     return {**output, "loss": loss} if isinstance(output, Mapping) else loss
 
 
+class _Attached(NamedTuple):
+    order: int
+    name: str
+    listener: Listener
+    around: Callable[[], AbstractContextManager[Any]] | None
+
+
 class TrainingStepHub:
     """The wrapper: calls the user's ``training_step``, then every listener in order.
 
@@ -55,12 +62,20 @@ class TrainingStepHub:
     def __init__(self, module: Any) -> None:
         self.module = module
         self.fired = 0
-        self._listeners: list[tuple[int, str, Listener]] = []
+        self._listeners: list[_Attached] = []
         self._metrics = [m for m in module.modules() if isinstance(m, Metric)]
         self._patch = InstancePatch(module, "training_step", self._training_step, hub=self)
 
     @classmethod
-    def attach(cls, module: Any, listener: Listener, *, name: str, order: int = 0) -> "TrainingStepHub":
+    def attach(
+        cls,
+        module: Any,
+        listener: Listener,
+        *,
+        name: str,
+        order: int = 0,
+        around: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> "TrainingStepHub":
         """Add a listener to the module's hub, which is installed if it is the first.
 
         Args:
@@ -68,6 +83,8 @@ class TrainingStepHub:
             listener: See :class:`Listener`. Attaching it again does nothing.
             name: The callback's name, for messages.
             order: Lower is called earlier; equal ones in the order of attaching.
+            around: Makes a context in which the user's own ``training_step`` runs on the current batch; that of the
+                lowest order is entered first, and is the outermost.
 
         Raises:
             InputError: Under manual optimization, or if ``training_step`` takes ``dataloader_iter``: there is no loss,
@@ -86,14 +103,14 @@ class TrainingStepHub:
                 "let Lightning fetch the batches, or use Replay(mode='mixed')",
             )
         hub = getattr(module.__dict__.get("training_step"), "hub", None) or cls(module)
-        if listener not in [present for _, _, present in hub._listeners]:
-            hub._listeners.append((order, name, listener))
-            hub._listeners.sort(key=lambda entry: entry[0])
+        if listener not in [entry.listener for entry in hub._listeners]:
+            hub._listeners.append(_Attached(order, name, listener, around))
+            hub._listeners.sort(key=lambda entry: entry.order)
         return hub
 
     def detach(self, listener: Listener) -> None:
         """Remove a listener, and the wrapper after the last one. Does nothing the second time."""
-        self._listeners = [entry for entry in self._listeners if entry[2] != listener]
+        self._listeners = [entry for entry in self._listeners if entry.listener != listener]
         if not self._listeners:
             self._patch.remove()
 
@@ -104,7 +121,7 @@ class TrainingStepHub:
             InputError: With the names of the callbacks that would do nothing.
         """
         if self.fired == 0:
-            names = ", ".join(name for _, name, _ in self._listeners) or "its callbacks"
+            names = ", ".join(entry.name for entry in self._listeners) or "its callbacks"
             raise InputError(
                 f"a training step of {type(self.module).__name__} that went past {names}",
                 "the shared wrapper of training_step to be called at every step",
@@ -112,10 +129,14 @@ class TrainingStepHub:
             )
 
     def _training_step(self, *args: Any, **kwargs: Any) -> Any:
-        output = self._patch.original(*args, **kwargs)
         # set by Lightning around each hook; without it (a bare call in a test) the caller wants the training step
         if getattr(self.module, "_current_fx_name", None) not in (None, "training_step") or not args:
-            return output
+            return self._patch.original(*args, **kwargs)
+        with ExitStack() as stack:
+            for entry in self._listeners:
+                if entry.around is not None:
+                    stack.enter_context(entry.around())
+            output = self._patch.original(*args, **kwargs)
         self.fired += 1
 
         def call(other: Any) -> Tensor | None:
@@ -123,8 +144,8 @@ class TrainingStepHub:
                 return loss_of(self._patch.original(other, *args[1:], **kwargs))
 
         batch_idx = args[1] if len(args) > 1 else kwargs.get("batch_idx", 0)
-        for _, _, listener in tuple(self._listeners):
-            output = listener(call, args[0], batch_idx, output)
+        for entry in tuple(self._listeners):
+            output = entry.listener(call, args[0], batch_idx, output)
         return output
 
     @contextmanager

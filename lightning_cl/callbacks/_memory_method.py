@@ -56,6 +56,8 @@ class MemoryMethod(MethodCallback):
     State: the memory (at most ``memory_size`` samples), its generators, and the number of samples replayed.
     """
 
+    #: among the hub's listeners, lower is called earlier
+    order = 0
     #: independent draws of memory samples at each step
     n_draws = 1
     #: whether every batch must have labels, whatever the policy
@@ -102,6 +104,10 @@ class MemoryMethod(MethodCallback):
         """The hub's listener, if the method changes the loss; None if it does not."""
         return None
 
+    def _around(self) -> Any:
+        """What makes a context around the user's own step on the current batch, see the hub; None if nothing does."""
+        return None
+
     def _draws(self) -> int:
         """How many draws the next step needs."""
         return self.n_draws
@@ -133,7 +139,9 @@ class MemoryMethod(MethodCallback):
         self._trainer = trainer
         listener = self._listener()
         if listener is not None:
-            self._hub = TrainingStepHub.attach(pl_module, listener, name=type(self).__name__)
+            self._hub = TrainingStepHub.attach(
+                pl_module, listener, name=type(self).__name__, order=self.order, around=self._around()
+            )
         if getattr(trainer.datamodule, "replay", None) is not self and self._patch is None:
             owner = _compat.hook_owner(trainer, pl_module, HOOK)
             self._patch = InstancePatch(owner, HOOK, self._after_transfer)

@@ -206,10 +206,22 @@ class FineTuningModule(LightningModule):
             task = self._masks["task_of"][y]
         return mask_logits(logits, self._masks["table"][task])
 
+    def all_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of every row, none masked, and their targets: what distillation and logit replay read."""
+        return self.head(self.backbone(batch[0])), batch[1]
+
+    @property
+    def logit_groups(self) -> list[list[int]]:
+        """Rows that share a softmax in evaluation: those of each task so far, or one group of all that is trained."""
+        if self.reads == "task":
+            return [list(task) for task in self.tasks]
+        rows = torch.arange(len(self.class_names))
+        return [rows.tolist() if self.active_classes == "all" else rows[self._masks["seen"].cpu()].tolist()]
+
     def importance_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the training loss and their targets: what the Fisher information is taken of."""
-        x, y, *rest = batch
-        logits = self.head(self.backbone(x))
+        _, y, *rest = batch
+        logits, _ = self.all_logits(batch)
         return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None), y
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
