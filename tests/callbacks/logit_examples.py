@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_cl import DER, ERACE, LwF, Replay
 from lightning_cl.functional.batches import batch_size, concatenate, rebuild
@@ -144,8 +145,8 @@ class Plain:
         own = F.cross_entropy(z, y)
         if self.method == "lwf" and self.teacher is not None:
             with torch.no_grad():
-                soft = (self.teacher.outputs(batch)[0] / 2).softmax(1)
-            return own + 0.8 * 4 * F.kl_div((z / 2).log_softmax(1), soft, reduction="batchmean")
+                soft = (_fp32(self.teacher.outputs(batch)[0]) / 2).softmax(1)
+            return own + 0.8 * 4 * F.kl_div((_fp32(z) / 2).log_softmax(1), soft, reduction="batchmean")
         if self.method == "er_ace":
             present = y.unique()
             own = F.cross_entropy(z[:, present], torch.searchsorted(present, y))
@@ -158,7 +159,7 @@ class Plain:
             return own / self.k + (1 - 1 / self.k) * F.cross_entropy(z, y)
         if self.method == "er_ace":
             return own + F.cross_entropy(z, y)
-        total = own + 0.3 * F.mse_loss(z.float() if z.dtype != torch.float64 else z, extras["logits"].to(z.dtype))
+        total = own + 0.3 * F.mse_loss(_fp32(z), extras["logits"].to(_fp32(z).dtype))
         if self.method == "derpp":
             z, y = self.module.outputs(self.drawn(batch)[0])
             total = total + 0.7 * F.cross_entropy(z, y)
@@ -193,6 +194,15 @@ class Plain:
             self.teacher = copy.deepcopy(self.module).eval()
             self.k += 1
         return torch.cat([p.detach().flatten() for p in parameters])
+
+
+def loader(batches: list[Any]) -> DataLoader:
+    """A loader of ready batches, in this order."""
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def _fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def weights(module: nn.Module) -> Tensor:
