@@ -38,7 +38,7 @@ class StepOutputs:
         outputs.attach(module)                                                       # in setup
         TrainingStepHub.attach(module, listener, name="X", around=outputs.recording)
         logits, labels = outputs.current(module, batch)                              # in the listener
-        loss, logits, labels = outputs.of(call, module, other_batch)                 # in the listener
+        logits = outputs.of(call, module, other_batch)                               # in the listener
         outputs.detach()                                                             # in teardown
     """
 
@@ -83,18 +83,16 @@ class StepOutputs:
         self._forget()
         return found
 
-    def of(
-        self, call: Callable[[Any], Tensor | None], module: Any, batch: Any
-    ) -> tuple[Tensor | None, Tensor, Tensor] | None:
-        """Loss, logits and labels of a step on another batch; ``call`` is the hub's. None if the step skipped it."""
+    def of(self, call: Callable[[Any], Tensor | None], module: Any, batch: Any) -> Tensor | None:
+        """Logits of another batch, with their graph; ``call`` is the hub's. None if the step skipped it."""
+        if self.logits_fn is not None or self._offers(module):
+            return self.logits_only(call, module, batch)
+        # to its end, unlike below: leaving a compiled step in the middle would undo its compilation
         with self._recording(self._plain):
             loss = call(batch)
-        if loss is None:
-            self._forget()
-            return None
-        logits, labels = self._given(module, batch) if self.logits_fn else self._found(module, self._plain)
+        logits = None if loss is None else self._found(module, self._plain)[0]
         self._forget()
-        return loss, logits, labels
+        return logits
 
     def logits_only(self, call: Callable[[Any], Any], module: Any, batch: Any) -> Tensor:
         """Logits of a batch without a loss: the step is left as soon as they are known.

@@ -26,8 +26,8 @@ class DER(MemoryMethod):
     x' with its stored logits z', and x'' with its label y'', are two independent draws from the memory; MSE is the mean
     over samples and classes. Buzzega et al. 2020, arXiv:2004.07211, with a reservoir filled step by step: a sample is
     stored with the logits of the training step that saw it, before the update. The logits of the user's own step are
-    used for that; each of the two terms adds one ``training_step`` on the drawn samples, silently. A head that has
-    grown since is compared over the classes that the sample had when it was stored.
+    used for that; each of the two terms adds one pass through it on the drawn samples, silently. A head that has grown
+    since is compared over the classes that the sample had when it was stored.
 
     See :class:`~lightning_cl.callbacks._outputs.StepOutputs` for how logits are found in modules that are not ours.
     While the memory is empty nothing is changed.
@@ -137,9 +137,9 @@ class DER(MemoryMethod):
             self._tried = True
         if self.drawn and self.alpha > 0:
             drawn = self.drawn[0]
-            found = self.outputs.of(call, self._module, drawn.batch)
-            if found is not None:
-                total = total + self.alpha * logit_mse(found[1], drawn.extras["logits"], drawn.extras["widths"])
+            memory = self.outputs.of(call, self._module, drawn.batch)
+            if memory is not None:
+                total = total + self.alpha * logit_mse(memory, drawn.extras["logits"], drawn.extras["widths"])
         if self.drawn and self.beta > 0:
             memory = call(self.drawn[-1].batch)
             total = total if memory is None else total + self.beta * memory

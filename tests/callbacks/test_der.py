@@ -1,3 +1,4 @@
+import copy
 from typing import Any
 
 import pytest
@@ -25,8 +26,6 @@ class Before(Callback):
         self.nets: list[nn.Module] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        import copy
-
         self.nets.append(copy.deepcopy(pl_module.net))
 
 
@@ -56,6 +55,9 @@ def test_the_end_of_a_task_stores_the_trained_models_logits_in_eval_mode():
             self.steps += 1
             return super().training_step(batch, batch_idx)
 
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch[0] + 1, batch[1]
+
         def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
             return batch[0] * 2, batch[1]
 
@@ -65,7 +67,7 @@ def test_the_end_of_a_task_stores_the_trained_models_logits_in_eval_mode():
     rows, extras = der.memory.at(slice(0, 48)), der.memory.extras(slice(0, 48))
     assert module.net[3].num_batches_tracked == 8
     torch.testing.assert_close(extras["logits"], module.eval().net(rows["0"] * 2))
-    assert torch.equal(rows["0"], torch.cat([x for x, _ in data(0)]))
+    assert torch.equal(rows["0"], torch.cat([x for x, _ in data(0)]) + 1)
 
 
 def test_two_independent_draws():

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +144,29 @@ def test_a_skipped_step_stays_skipped():
     module = Skips()
     fit(module, Extra())
     assert torch.equal(module.net.weight, Skips().net.weight)
+
+
+def test_contexts_stand_around_the_users_own_step_the_lowest_order_outermost():
+    module, events = Plain(), []
+
+    def attach(order: int) -> None:
+        @contextlib.contextmanager
+        def around() -> Any:
+            events.append(("in", order))
+            yield
+            events.append(("out", order))
+
+        def listen(call: Any, batch: Any, batch_idx: int, output: Any) -> Any:
+            call(batch)
+            events.append(("listens", order))
+            return output
+
+        TrainingStepHub.attach(module, listen, name="x", order=order, around=around)
+
+    attach(1)
+    attach(0)
+    module.training_step(next(iter(loader())), 0)
+    assert events == [("in", 0), ("in", 1), ("out", 1), ("out", 0), ("listens", 0), ("listens", 1)]
 
 
 def test_other_callers_of_training_step_are_left_alone():

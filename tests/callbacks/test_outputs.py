@@ -102,10 +102,10 @@ def test_the_logits_of_the_users_own_step_with_their_graph(case: str):
         assert logits.requires_grad
         assert torch.equal(labels, y)
         assert len(x) == 6
-    loss, logits, labels = watch.again[-1]
-    assert torch.equal(logits, watch.seen[-1][0])
-    assert torch.equal(watch.alone, logits), "before the softmax, whatever the step calls"
-    assert loss.requires_grad
+    assert torch.equal(watch.again[-1], watch.seen[-1][0])
+    assert torch.equal(watch.alone, watch.again[-1]), "before the softmax, whatever the step calls"
+    assert watch.again[-1].requires_grad
+    assert not watch.alone.requires_grad
     naive = step(STEPS[case])
     fit(naive, loader(data()), max_epochs=1)
     assert torch.equal(weights(naive), weights(module)), "looking on changes nothing"

@@ -213,3 +213,25 @@ def test_rows_of_a_task_that_comes_alone_stand_behind_those_before() -> None:
     learn(together, tasks)
     assert model.tasks == together.tasks == [[0, 1], [2, 3], [4, 5]]
     assert model.class_names == together.class_names
+
+
+def test_all_logits_and_the_rows_that_share_a_softmax() -> None:
+    batch = (torch.randn(4, 8), torch.tensor([0, 1, 0, 1]))
+    names = [f"c{i}" for i in range(6)]
+    tasks = [[0, 1], [2, 3]]
+    expected = {
+        ("multi", None): tasks,
+        ("separate", None): tasks,
+        ("fixed", None): [[0, 1, 2, 3]],
+        ("fixed", "all"): [[0, 1, 2, 3, 4, 5]],
+        ("fixed", "task"): [[0, 1, 2, 3]],
+    }
+    for (head, active), groups in expected.items():
+        model = module(head=head, active_classes=active, class_names=names, tasks=[*tasks, [4, 5]])
+        model.learn_classes(names, tasks)
+        assert model.logit_groups == groups
+        logits, labels = model.all_logits(batch)
+        assert torch.equal(logits, model.head(model.backbone(batch[0])))
+        assert torch.equal(labels, batch[1])
+        assert bool((logits.abs() < 100).all())
+    assert module(class_names=names).logit_groups == [[0, 1, 2, 3, 4, 5]]
