@@ -18,6 +18,8 @@ _WHERE = {
     "our_settings": "conventions",
     "suggest_lambda": "suggestion",
     "summarize_importance": "importance_summary",
+    "class_means": "nearest_mean",
+    "nearest_mean_scores": "nearest_mean",
     "mask_logits": "masking",
     "average_accuracy": "accuracy_matrix",
     "average_incremental_accuracy": "accuracy_matrix",
