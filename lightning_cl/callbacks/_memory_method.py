@@ -58,6 +58,8 @@ class MemoryMethod(MethodCallback):
 
     #: independent draws of memory samples at each step
     n_draws = 1
+    #: place among the listeners of the hub: lower is called earlier
+    hub_order = 0
     #: whether every batch must have labels, whatever the policy
     needs_labels = False
 
@@ -133,7 +135,7 @@ class MemoryMethod(MethodCallback):
         self._trainer = trainer
         listener = self._listener()
         if listener is not None:
-            self._hub = TrainingStepHub.attach(pl_module, listener, name=type(self).__name__)
+            self._hub = TrainingStepHub.attach(pl_module, listener, name=type(self).__name__, order=self.hub_order)
         if getattr(trainer.datamodule, "replay", None) is not self and self._patch is None:
             owner = _compat.hook_owner(trainer, pl_module, HOOK)
             self._patch = InstancePatch(owner, HOOK, self._after_transfer)

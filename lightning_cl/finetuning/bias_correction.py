@@ -19,6 +19,8 @@ class BiasCorrection(nn.Module):
         rows: Rows C of the head.
     """
 
+    #: its scores are logits
+    corrects_logits = True
     scale: Tensor
     shift: Tensor
 

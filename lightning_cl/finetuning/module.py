@@ -256,9 +256,12 @@ class FineTuningModule(LightningModule):
 
     def importance_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the training loss and their targets: what the Fisher information is taken of."""
-        x, y, *rest = batch
-        logits = self.head(self.backbone(x))
-        return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None), y
+        return self.training_logits(self.head(self.backbone(batch[0])), batch), batch[1]
+
+    def training_logits(self, logits: Tensor, batch: Sequence[Tensor]) -> Tensor:
+        """Logits (N, C) of a batch as the training loss reads them: those of inactive classes are masked."""
+        _, y, *rest = batch
+        return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Mean loss of the batch over the active classes."""
