@@ -1,6 +1,6 @@
 """What methods ask of a module whose features, head and rule for prediction they use."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -52,13 +52,17 @@ def new_rows(module: Any, old: list[int], method: str) -> list[int]:
         InputError: If there is none.
     """
     new = [row for row in seen_rows(module) if row not in set(old)]
-    if not new:
-        raise InputError(
-            f"a task without new classes for {method}",
-            "new classes in every task (class_incremental, task_incremental)",
-            "take er, derpp, lwf or ewc where the same classes come again",
-        )
-    return new
+    return new or no_new_classes(method)
+
+
+def no_new_classes(method: str) -> NoReturn:
+    """Refuse a task whose classes are all known."""
+    raise InputError(
+        f"a task without new classes for {method}",
+        "new classes in every task (class_incremental, task_incremental)",
+        "name each task's classes (a DataModule of lightning_cl.streams, FineTuningModule(tasks=...)); "
+        "where the same classes come again take er, derpp, lwf or ewc",
+    )
 
 
 def inputs_of(batch: Any, method: str) -> Tensor:
