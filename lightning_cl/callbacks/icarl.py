@@ -19,11 +19,11 @@ from lightning_cl.callbacks._hub import loss_of, with_loss
 from lightning_cl.callbacks._mixed_memory import MixedMemory, by_class, picked
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
-from lightning_cl.functional.batches import rebuild, select, select_leaf
+from lightning_cl.functional.batches import Leaf, leaves, rebuild, select
 from lightning_cl.functional.binary_distillation import binary_distillation_loss
 from lightning_cl.functional.herding import herding_order
 from lightning_cl.functional.nearest_mean import class_means
-from lightning_cl.memory import find_labels
+from lightning_cl.memory import Memory, find_labels
 
 RULE = "nearest_mean"
 
@@ -169,25 +169,31 @@ class ICaRL(MixedMemory):
         normalised = torch.nn.functional.normalize(torch.cat(features), dim=1)
         self.classes += list(members)
         share = self._share(len(self.classes))
-        best = [at[herding_order(normalised[at], share)] for at in members.values()]
-        self._keep(share)
+        best = [at[herding_order(normalised[at], min(share, len(at)))] for at in members.values()]
+        kept = self._first(share)
         if best:
             # the samples are read again, so that the task's data need not fit into memory
-            self._offer(picked(self._task_batches(trainer, module, loader), torch.cat(best)), {})
+            batch = picked(self._task_batches(trainer, module, loader), torch.cat(best))
+            kept.append((leaves(batch), self._labels(batch)))
+        self._hold(kept)
         self._set_means(trainer, module, template)
         self.teacher.take(module)
 
-    def _keep(self, share: int) -> None:
-        """Drop the last exemplars of every class that holds more than its share."""
+    def _first(self, share: int) -> list[tuple[dict[str, Leaf], Tensor]]:
+        """The first exemplars of every class, in the order of herding, no more than its share."""
         labels = self.memory.labels
         if labels is None:
-            return
-        kept = torch.cat([at[:share] for at in by_class(labels).values()]).sort().values
-        state = self.memory.state_dict()
-        state["leaves"] = {path: select_leaf(leaf, kept) for path, leaf in state["leaves"].items()}
-        # a reservoir that has room appends
-        state.update(labels=labels[kept], length=len(kept), policy_state={"seen": len(kept)})
-        self.memory.load_state_dict(state)
+            return []
+        kept = torch.cat([at[:share] for at in by_class(labels).values()])
+        return [(self.memory.at(kept), labels[kept])]
+
+    def _hold(self, exemplars: list[tuple[dict[str, Leaf], Tensor]]) -> None:
+        """Fill the memory anew; a reservoir that has room appends, so that herding's order is that of the slots."""
+        draws = self.memory.state_dict()["draws"]
+        self.memory = Memory(self.memory.size)
+        for batch, labels in exemplars:
+            self.memory.add(batch, labels)
+        self.memory.load_state_dict({**self.memory.state_dict(), "draws": draws})
 
     def _set_means(self, trainer: Any, module: Any, template: Any) -> None:
         features = []

@@ -36,7 +36,6 @@ def binary_distillation_loss(
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
     targets = torch.zeros_like(logits, dtype=wide)
-    # labels of an old class may be unknown columns of nothing: they are overwritten below
     targets.scatter_(1, labels[:, None], 1.0)
     if old_logits is not None and old is not None:
         targets[:, old] = (old_logits.detach().to(wide) / temperature).sigmoid()

@@ -1,15 +1,16 @@
 """BiC in real runs, against a plain loop; what it holds out, what it corrects, and what it refuses."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from lightning_cl import BiC, Replay
+from lightning_cl import WA, BiC, Replay
 from lightning_cl.callbacks._held_out import Skipping, held_out_positions, without
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning import BiasCorrection
@@ -97,6 +98,16 @@ def test_three_tasks_end_with_the_weights_and_corrections_of_a_plain_loop() -> N
     accuracy = float((z.argmax(1) == labels).float().mean())
     assert results["average_accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert results["per_task"][1]["seconds"].keys() >= {"train", "fit_bias", "consolidate", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}, {"precision": "bf16-mixed"}]
+)
+def test_accumulation_clipping_and_half_precision(options: dict[str, Any]) -> None:
+    run = partial(Trainer, max_epochs=4, accelerator="cpu", enable_progress_bar=False, **options)
+    model, results = learn(BiC(60), WA(distillation=True), trainer=run)
+    assert results["average_accuracy"] > 0.3
+    assert model.rule.shift.isfinite().all()
 
 
 def test_every_class_is_held_out_alike_and_the_sizes_add_up() -> None:
