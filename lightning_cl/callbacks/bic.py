@@ -1,5 +1,6 @@
 """Bias correction."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from lightning_cl.functional.bias_fit import fit_bias
 from lightning_cl.functional.seeding import derive_seed, generator
 from lightning_cl.memory import Memory
 
+log = logging.getLogger(__name__)
 RULE = "bias_correction"
 _NOBODY = torch.empty(0, dtype=torch.long)
 
@@ -234,6 +236,7 @@ class BiC(MixedMemory):
         places = (labels[:, None] == rows).long().argmax(1)
         is_new = torch.arange(len(rows)) >= len(self.classes)
         scale, shift = fit_bias(torch.cat(outputs)[:, rows], places, is_new, ridge=self.ridge)
+        log.info("%s: logits of the new classes times %.3g, plus %.3g", self.state_key, scale, shift)
         pl_module.set_rule(RULE).correct(self.new, scale, shift)
 
     def consolidate(self, trainer: Any, pl_module: Any, dataloader: Any = None) -> None:

@@ -1,5 +1,6 @@
 """Weight aligning."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._share_distillation import ShareDistillation
 from lightning_cl.errors import InputError
 from lightning_cl.functional.weight_alignment import alignment_factor
+
+log = logging.getLogger(__name__)
 
 
 class WA(MethodCallback):
@@ -28,6 +31,10 @@ class WA(MethodCallback):
     :math:`\lambda L_d + (1-\lambda) L`, :math:`\lambda = n_{old}/n_{all}`, where L is the training step's loss with
     what the callbacks before it have added, and L_d is distillation on the old classes from the aligned model of the
     task before: the paper's method is ``[Replay(...), WA(distillation=True)]``.
+
+    It assumes that training has made the new rows the longer ones. In small models after little training, or with as
+    much replay as new data, the old rows can be longer: gamma, which is logged, is then above 1 and favours the new
+    classes more; ``clip_weights=True`` is the paper's remedy where rows have grown long in negative weights.
 
     In a run the rescaling is a stage between training and consolidation, so that every memory, teacher and importance
     is taken from the aligned model. On a Trainer of your own give it before the other methods; a checkpoint that
@@ -142,8 +149,10 @@ class WA(MethodCallback):
             torch.tensor(rows, device=weight.device)
             for rows in (self.classes, new_rows(pl_module, self.classes, type(self).__name__))
         )
+        factor = alignment_factor(weight, old, new)
+        log.info("%s: weights of the new classes times %.3g", self.state_key, float(factor))
         with torch.no_grad():
-            weight[new] *= alignment_factor(weight, old, new)
+            weight[new] *= factor
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         self.align(module)
