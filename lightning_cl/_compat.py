@@ -51,6 +51,11 @@ def hook_owner(trainer: Any, module: Any, hook: str) -> Any:
     return trainer._data_connector._datahook_selector.get_instance(hook) if trainer is not None else module
 
 
+def train_source(trainer: Any) -> Any:
+    """What Lightning asks for the training loader, by its method ``dataloader()``; from ``setup`` on."""
+    return trainer.fit_loop._data_source
+
+
 def move_batch(trainer: Any, module: Any, batch: Any, *, before: bool = True) -> Any:
     """Send one batch through the user's transfer hooks, but not through replay's patch of them.
 

@@ -217,3 +217,23 @@ def test_seeded_is_reproducible_and_leaves_no_trace():
     assert draws[0] == draws[1] != draws[2]
     assert torch.equal(torch.get_rng_state(), before)
     assert dict(os.environ) == variables
+
+
+def test_train_source_is_asked_for_the_loader():
+    seen = []
+
+    class Wraps(Callback):
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            self.patch = InstancePatch(_compat.train_source(trainer), "dataloader", self.load)
+
+        def load(self) -> Any:
+            seen.append(self.patch.original())
+            return seen[-1]
+
+    class Holds(LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return data(0)
+
+    fit(Net(), data(0), Wraps())
+    fit(Net(), Holds(), Wraps())
+    assert [type(loader).__name__ for loader in seen] == ["DataLoader"] * 2

@@ -164,7 +164,11 @@ def plain_loader(trainer: Any, module: Any) -> Any:
     for owner in (trainer.datamodule, module):
         if callable(getattr(owner, "importance_dataloader", None)):
             return owner.importance_dataloader()
-    loader = trainer.train_dataloader
+    return plain_of(trainer.train_dataloader)
+
+
+def plain_of(loader: Any) -> Any:
+    """A training loader's data in order, nothing dropped."""
     if hasattr(loader, "plain"):
         return loader.plain()
     if not isinstance(loader, DataLoader):

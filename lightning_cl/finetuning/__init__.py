@@ -8,6 +8,8 @@ _WHERE = {
     "TorchvisionBackbone": "torchvision_backbone",
     "ClassifierHead": "head",
     "TaskHeads": "task_heads",
+    "NearestMean": "nearest_mean",
+    "BiasCorrection": "bias_correction",
     "xavier_uniform": "initialization",
 }
 __all__ = sorted(_WHERE)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.backbones import backbone_from_spec
 from lightning_cl.finetuning.head import ClassifierHead
+from lightning_cl.finetuning.rules import make_rule
 from lightning_cl.finetuning.task_heads import TaskHeads
 from lightning_cl.functional.masking import mask_logits
 
@@ -22,6 +23,10 @@ class FineTuningModule(LightningModule):
     Row i of the head is class ``class_names[i]``, and label i of the data has to be that class. Checkpoints hold
     plain values only, so ``FineTuningModule.load_from_checkpoint(path)`` rebuilds a grown model from the file alone
     when the backbone is one of ours; another one is given again: ``load_from_checkpoint(path, backbone=...)``.
+
+    Evaluation and prediction go by the largest logit, or by the rule that a method has set by :meth:`set_rule`
+    (nearest mean, bias correction). A rule is part of the module: its state is in the ``state_dict``, its name in the
+    hyperparameters, and it grows with the head.
 
     With loaders that are not ours, give ``class_names`` up front.
 
@@ -103,6 +108,7 @@ class FineTuningModule(LightningModule):
         self.metric_factory, self.metric_name = metric or _accuracy, metric_name
         self.test_given_task = test_given_task
         self.tasks: list[list[int]] = []
+        self.rule: Any = None
         self.save_hyperparameters(
             {
                 "backbone": getattr(backbone, "spec", None),
@@ -114,6 +120,7 @@ class FineTuningModule(LightningModule):
                 "test_given_task": test_given_task,
                 "seed": seed,
                 "tasks": [],
+                "rule": None,
             },
             logger=False,
         )
@@ -127,6 +134,35 @@ class FineTuningModule(LightningModule):
     def class_names(self) -> list[str]:
         """Names of the head's rows."""
         return self.head.class_names
+
+    @property
+    def seen_classes(self) -> list[int]:
+        """Rows of the classes of the tasks so far, in order; all rows where no task is known."""
+        return self._masks["seen"].nonzero().flatten().tolist()
+
+    def set_rule(self, name: str | None) -> Any:
+        """Predict by a rule of :data:`~lightning_cl.finetuning.rules.RULES`; by the logits again if ``name`` is None.
+
+        Returns:
+            The rule, without state if it was not there; a rule that the module has already keeps its state.
+
+        Raises:
+            InputError: For a name that is not known, or if the module has another rule.
+        """
+        present = self.hparams["rule"]
+        if name == present:
+            return self.rule
+        if name is not None and present is not None:
+            raise InputError(
+                f"rule {name!r} for a module that predicts by {present!r}",
+                "one rule for prediction",
+                "take one of the methods that set one, or module.set_rule(None) first",
+            )
+        like = next(self.head.parameters(), torch.empty(0))
+        rows = len(self.class_names)
+        self.rule = None if name is None else make_rule(name, self.head.in_features, rows, like)
+        self.hparams["rule"] = name
+        return self.rule
 
     def setup(self, stage: str) -> None:
         """Add the rows of the classes that the DataModule's tasks bring."""
@@ -183,15 +219,27 @@ class FineTuningModule(LightningModule):
         # plain attributes: they follow from `tasks`, which the checkpoint holds
         self._masks = {"table": table, "task_of": task_of, "seen": seen}
         self._all_seen = bool(seen.all())
+        if self.rule is not None:
+            self.rule.resize(n)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Grow to the checkpoint's classes before its weights are loaded."""
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if saved.get("rule") != self.hparams["rule"]:
+            self.set_rule(None)
+            self.set_rule(saved.get("rule"))
         self.learn_classes(saved.get("class_names", []), saved.get("tasks", []))
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
-        """Logits (N, C) of inputs (N, ...); classes that evaluation does not read are masked."""
-        return self._mask(self.head(self.backbone(x)), self.reads, task=task)
+        """Logits (N, C) of inputs (N, ...), or the rule's scores; classes that evaluation does not read are masked."""
+        features = self.backbone(x)
+        return self._mask(self._scores(self.head(features), features), self.reads, task=task)
+
+    def _scores(self, logits: Tensor, features: Tensor) -> Tensor:
+        """What the rule makes of the logits; the logits where there is none, or none yet for a class seen."""
+        if self.rule is None or not self.rule.covers(self._masks["seen"].to(logits.device)):
+            return logits
+        return self.rule(logits, features)
 
     def _mask(self, logits: Tensor, active: str, *, y: Tensor | None = None, task: Tensor | None = None) -> Tensor:
         if active == "all" or (active == "seen" and self._all_seen):
@@ -220,9 +268,13 @@ class FineTuningModule(LightningModule):
 
     def importance_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the training loss and their targets: what the Fisher information is taken of."""
+        logits, y = self.all_logits(batch)
+        return self.training_logits(logits, batch), y
+
+    def training_logits(self, logits: Tensor, batch: Sequence[Tensor]) -> Tensor:
+        """Logits (N, C) of a batch as the training loss reads them: those of inactive classes are masked."""
         _, y, *rest = batch
-        logits, _ = self.all_logits(batch)
-        return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None), y
+        return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Mean loss of the batch over the active classes."""
@@ -236,12 +288,15 @@ class FineTuningModule(LightningModule):
 
     def _evaluate(self, batch: Sequence[Tensor], prefix: str, dataloader_idx: int) -> None:
         x, y, *rest = batch
-        logits = self(x, *rest)
-        self._score(f"{prefix}_{self.metric_name}", "eval_metrics", logits, y, dataloader_idx)
+        scores = self(x, *rest)
+        self._score(f"{prefix}_{self.metric_name}", "eval_metrics", scores, y, dataloader_idx)
         if prefix == "test" and self.test_given_task:
-            own = self._mask(logits, "task", y=y, task=rest[0] if rest else None)
+            own = self._mask(scores, "task", y=y, task=rest[0] if rest else None)
             self._score(f"test_{self.metric_name}_given_task", "given_task_metrics", own, y, dataloader_idx)
         if prefix == "val":
+            logits = scores
+            if self.rule is not None:  # its scores need not be logits
+                logits = self._mask(self.head(self.backbone(x)), self.reads, task=rest[0] if rest else None)
             self.log("val_loss", self.loss(logits, y), batch_size=len(y), add_dataloader_idx=False, sync_dist=True)
 
     def _score(self, name: str, store: str, logits: Tensor, y: Tensor, dataloader_idx: int) -> None:
