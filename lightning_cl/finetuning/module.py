@@ -7,8 +7,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_cl import _compat
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.backbones import backbone_from_spec
+from lightning_cl.finetuning.cosine_head import CosineHead
 from lightning_cl.finetuning.head import ClassifierHead
 from lightning_cl.finetuning.task_heads import TaskHeads
 from lightning_cl.functional.masking import mask_logits
@@ -34,6 +36,11 @@ class FineTuningModule(LightningModule):
         head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by
             task id (task-incremental). ``"separate"``: like ``"multi"``, with a layer of its own for each task.
             ``"fixed"``: only ``class_names``; a new class is an error.
+        head_layer: What the head computes: ``"linear"``, or ``"cosine"``, a
+            :class:`~lightning_cl.finetuning.CosineHead` (not for separate heads).
+        head_options: The cosine head's ``proxies``, ``eta`` and ``imprint``. ``imprint`` starts the rows of classes
+            that come after the first task at the mean direction of their features, from the DataModule's
+            ``importance_dataloader()``.
         active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``,
             or ``"all"`` rows. By default ``"task"`` for a multi-head or separate heads, else ``"seen"``. Evaluation
             reads the task's own for these, else the classes seen.
@@ -63,6 +70,8 @@ class FineTuningModule(LightningModule):
         class_names: Sequence[str] = (),
         tasks: Sequence[Sequence[int]] = (),
         head: Literal["growing", "multi", "separate", "fixed"] = "growing",
+        head_layer: Literal["linear", "cosine"] = "linear",
+        head_options: dict[str, Any] | None = None,
         active_classes: Literal["seen", "task", "all"] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
@@ -93,8 +102,8 @@ class FineTuningModule(LightningModule):
                 )
             backbone = backbone(input_shape)
         self.backbone = backbone
-        kind = TaskHeads if head == "separate" else ClassifierHead
-        self.head: TaskHeads | ClassifierHead = kind(_feature_dim(backbone, input_shape), (), seed)
+        kind = _head_kind(head, head_layer, options := dict(head_options or {}))
+        self.head: Any = kind(_feature_dim(backbone, input_shape), (), seed, **options)
         self.head_kind, self.reads = head, "task" if head in ("multi", "separate") else "seen"
         self.active_classes = active_classes or self.reads
         self.optimizer_factory, self.scheduler_factory = optimizer or _adam, scheduler or None
@@ -103,12 +112,15 @@ class FineTuningModule(LightningModule):
         self.metric_factory, self.metric_name = metric or _accuracy, metric_name
         self.test_given_task = test_given_task
         self.tasks: list[list[int]] = []
+        self._to_imprint: list[str] = []
         self.save_hyperparameters(
             {
                 "backbone": getattr(backbone, "spec", None),
                 "input_shape": list(input_shape) if input_shape is not None else None,
                 "class_names": [],
                 "head": head,
+                "head_layer": head_layer,
+                "head_options": options,
                 "active_classes": self.active_classes,
                 "metric_name": metric_name,
                 "test_given_task": test_given_task,
@@ -134,8 +146,11 @@ class FineTuningModule(LightningModule):
             return
         datamodule = getattr(self._trainer, "datamodule", None)
         task = getattr(datamodule, "task", None)
+        before = list(self.class_names)
         if hasattr(task, "class_indices"):
             self._learn_tasks(getattr(datamodule, "seen_tasks", None) or [task])
+        if before and getattr(self.head, "imprint", False):
+            self._to_imprint = self.class_names[len(before) :]
         if not self.class_names:
             raise InputError(
                 "a head without classes", "class_names, or a task's data", "pass class_names=['cat', 'dog']"
@@ -184,8 +199,32 @@ class FineTuningModule(LightningModule):
         self._masks = {"table": table, "task_of": task_of, "seen": seen}
         self._all_seen = bool(seen.all())
 
+    def on_fit_start(self) -> None:
+        """Imprint the rows that are new; a fit that goes on from a checkpoint has them from there."""
+        names, self._to_imprint = self._to_imprint, []
+        if not names:
+            return
+        loader_of = getattr(getattr(self._trainer, "datamodule", None), "importance_dataloader", None)
+        if loader_of is None:
+            raise InputError(
+                "imprint=True with data that have no importance_dataloader()",
+                "a DataModule that gives the training data unshuffled and not augmented",
+                "use TaskDataModule, define importance_dataloader(), or leave imprint out",
+            )
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        with _compat.evaluating(self), torch.no_grad():
+            for x, y, *_ in loader_of():
+                y = y.cpu()
+                chosen = torch.isin(y, torch.tensor([self.class_names.index(name) for name in names]))
+                if chosen.any():
+                    features = self.backbone(x[chosen.to(x.device)].to(self.device)).cpu()
+                    for i in y[chosen].unique().tolist():
+                        found[self.class_names[i]].append(features[y[chosen] == i])
+        self.head.imprint_rows({name: torch.cat(parts) for name, parts in found.items() if parts})
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Grow to the checkpoint's classes before its weights are loaded."""
+        self._to_imprint = []
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         self.learn_classes(saved.get("class_names", []), saved.get("tasks", []))
 
@@ -208,9 +247,12 @@ class FineTuningModule(LightningModule):
 
     def importance_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the training loss and their targets: what the Fisher information is taken of."""
-        x, y, *rest = batch
-        logits = self.head(self.backbone(x))
-        return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None), y
+        return self.active_logits(self.head(self.backbone(batch[0])), batch), batch[1]
+
+    def active_logits(self, logits: Tensor, batch: Sequence[Tensor]) -> Tensor:
+        """Logits (N, C) of a batch; classes that the training loss does not read are masked."""
+        _, y, *rest = batch
+        return self._mask(logits, self.active_classes, y=y, task=rest[0] if rest else None)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Mean loss of the batch over the active classes."""
@@ -271,6 +313,25 @@ class FineTuningModule(LightningModule):
             return optimizer
         scheduler = {"scheduler": self.scheduler_factory(optimizer), "interval": self.scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": {**scheduler, "monitor": self.monitor}}
+
+
+def _head_kind(head: str, layer: str, options: dict[str, Any]) -> Any:
+    if layer not in ("linear", "cosine"):
+        raise InputError(f"head_layer={layer!r}", "'linear' or 'cosine'", "leave it out for 'linear'")
+    if layer == "linear":
+        if options:
+            raise InputError(f"head_options={options!r} with head_layer='linear'", "none", "set head_layer='cosine'")
+        return TaskHeads if head == "separate" else ClassifierHead
+    unknown = sorted(options.keys() - {"proxies", "eta", "imprint"})
+    if unknown:
+        raise InputError(f"head_options {unknown}", "proxies, eta, imprint", "leave the others out")
+    if head == "separate":
+        raise InputError(
+            "head='separate' with head_layer='cosine'", "one head for all tasks", "use head='multi', or head_layer='linear'"
+        )
+    if head == "fixed" and options.get("imprint"):
+        raise InputError("imprint=True with head='fixed'", "a head that gains rows", "use head='growing'")
+    return CosineHead
 
 
 def _adam(params: Any) -> torch.optim.Optimizer:
