@@ -90,7 +90,7 @@ class CosineHead(nn.Module):
     def similarities(self, features: Tensor) -> Tensor:
         """Cosine similarities (N, C) of features (N, d), in [-1, 1]; over several proxies their softmax-weighted sum."""
         directions = normalize(self.weight.flatten(0, 1), dim=-1)
-        each = (normalize(features, dim=-1) @ directions.T).unflatten(-1, (self.out_features, self.proxies))
+        each = (normalize(features, dim=-1) @ directions.T).unflatten(-1, (-1, self.proxies))
         return each.squeeze(-1) if self.proxies == 1 else (each.softmax(-1) * each).sum(-1)
 
     def forward(self, features: Tensor) -> Tensor:

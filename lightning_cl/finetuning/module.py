@@ -39,7 +39,7 @@ class FineTuningModule(LightningModule):
         head_layer: What the head computes: ``"linear"``, or ``"cosine"``, a
             :class:`~lightning_cl.finetuning.CosineHead` (not for separate heads).
         head_options: The cosine head's ``proxies``, ``eta`` and ``imprint``. ``imprint`` starts the rows of classes
-            that come after the first task at the mean direction of their features, from the DataModule's
+            that come after the first task where their features lie, read from the DataModule's
             ``importance_dataloader()``.
         active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``,
             or ``"all"`` rows. By default ``"task"`` for a multi-head or separate heads, else ``"seen"``. Evaluation
@@ -146,11 +146,13 @@ class FineTuningModule(LightningModule):
             return
         datamodule = getattr(self._trainer, "datamodule", None)
         task = getattr(datamodule, "task", None)
-        before = list(self.class_names)
+        before = self.tasks
         if hasattr(task, "class_indices"):
             self._learn_tasks(getattr(datamodule, "seen_tasks", None) or [task])
         if before and getattr(self.head, "imprint", False):
-            self._to_imprint = self.class_names[len(before) :]
+            known = {row for task in before for row in task}
+            arrived = {row for task in self.tasks[len(before) :] for row in task} - known
+            self._to_imprint = [self.class_names[row] for row in sorted(arrived)]
         if not self.class_names:
             raise InputError(
                 "a head without classes", "class_names, or a task's data", "pass class_names=['cat', 'dog']"
@@ -200,7 +202,7 @@ class FineTuningModule(LightningModule):
         self._all_seen = bool(seen.all())
 
     def on_fit_start(self) -> None:
-        """Imprint the rows that are new; a fit that goes on from a checkpoint has them from there."""
+        """Imprint the rows of classes that are new; a fit that goes on from a checkpoint has them from there."""
         names, self._to_imprint = self._to_imprint, []
         if not names:
             return
@@ -329,8 +331,6 @@ def _head_kind(head: str, layer: str, options: dict[str, Any]) -> Any:
         raise InputError(
             "head='separate' with head_layer='cosine'", "one head for all tasks", "use head='multi', or head_layer='linear'"
         )
-    if head == "fixed" and options.get("imprint"):
-        raise InputError("imprint=True with head='fixed'", "a head that gains rows", "use head='growing'")
     return CosineHead
 
 
