@@ -1,4 +1,4 @@
-"""What methods share that mix a memory in, and compare what the model computes with what it computed before the task."""
+"""What methods share that mix a memory in, and compare the model with what it was before the task."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -76,7 +76,10 @@ class LUCIR(TeacherMethod):
         )
         if not isinstance(n_negatives, int) or n_negatives < 1:
             raise InputError(f"n_negatives={n_negatives!r}", "an integer >= 1", "leave it out for 2")
-        self.lambda_base, self.margin_weight = weight("lambda_base", lambda_base), weight("margin_weight", margin_weight)
+        self.lambda_base, self.margin_weight = (
+            weight("lambda_base", lambda_base),
+            weight("margin_weight", margin_weight),
+        )
         self.margin, self.n_negatives, self.fix_old_rows = weight("margin", margin), n_negatives, fix_old_rows
 
     @property

@@ -22,8 +22,8 @@ class PODNet(TeacherMethod):
 
     (Douillard et al. 2020, arXiv:2004.13513, with the distances of the authors' code.) :math:`L_{spatial}` is
     :func:`~lightning_cl.functional.pooled_distance`: maps are pooled over width and height, flat outputs taken as they
-    are. :math:`L_{class}` is the NCA loss (:func:`~lightning_cl.functional.nca_loss`) on the cosine head, from the first
-    task on, or the module's own. ``method=podnet`` sets the cosine head with ten proxies per class. The paper's
+    are. :math:`L_{class}` is the NCA loss (:func:`~lightning_cl.functional.nca_loss`) on the cosine head, from the
+    first task on, or the module's own. ``method=podnet`` sets the cosine head with ten proxies per class. The paper's
     fine-tuning of the classifier is ``method=[podnet,balanced_fine_tuning] callbacks.balanced_fine_tuning.tune=head``.
     Memory samples are mixed into the batch.
 

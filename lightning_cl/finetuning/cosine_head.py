@@ -19,8 +19,8 @@ class CosineHead(nn.Module):
     .. math:: z_c = \eta \sum_{k=1}^K s_{c,k} \langle \bar w_{c,k}, \bar f \rangle, \qquad
         s_{c,k} = \frac{\exp\langle \bar w_{c,k}, \bar f \rangle}{\sum_i \exp\langle \bar w_{c,i}, \bar f \rangle}
 
-    with L2-normalised vectors and features, and a learnable :math:`\eta`. One proxy per class is the classifier of LUCIR
-    (Hou et al. 2019, CVPR), several are the local similarity classifier of PODNet (Douillard et al. 2020,
+    with L2-normalised vectors and features, and a learnable :math:`\eta`. One proxy per class is the classifier of
+    LUCIR (Hou et al. 2019, CVPR), several are the local similarity classifier of PODNet (Douillard et al. 2020,
     arXiv:2004.13513). New rows are drawn from U(-1/sqrt(d), 1/sqrt(d)) by a generator of (seed, class name), as those
     of :class:`~lightning_cl.finetuning.ClassifierHead`. There is no bias.
 
@@ -90,7 +90,7 @@ class CosineHead(nn.Module):
         return len(new)
 
     def similarities(self, features: Tensor) -> Tensor:
-        """Cosine similarities (N, C) of features (N, d), in [-1, 1]; over several proxies their softmax-weighted sum."""
+        """Cosine similarities (N, C) of features (N, d), in [-1, 1]; of several proxies the softmax-weighted sum."""
         directions = normalize(self.weight.flatten(0, 1), dim=-1)
         each = (normalize(features, dim=-1) @ directions.T).unflatten(-1, (-1, self.proxies))
         return each.squeeze(-1) if self.proxies == 1 else (each.softmax(-1) * each).sum(-1)

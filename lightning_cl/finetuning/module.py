@@ -329,7 +329,9 @@ def _head_kind(head: str, layer: str, options: dict[str, Any]) -> Any:
         raise InputError(f"head_options {unknown}", "proxies, eta, imprint", "leave the others out")
     if head == "separate":
         raise InputError(
-            "head='separate' with head_layer='cosine'", "one head for all tasks", "use head='multi', or head_layer='linear'"
+            "head='separate' with head_layer='cosine'",
+            "one head for all tasks",
+            "use head='multi', or head_layer='linear'",
         )
     return CosineHead
 

@@ -25,7 +25,9 @@ def imprinted_rows(features: Tensor, k: int = 1, seed: int = 0) -> Tensor:
         tensor([[0.5000, 0.5000]])
     """
     if features.ndim != 2 or len(features) == 0:
-        raise ValueError(f"features of shape {tuple(features.shape)}; expected (M, d), M >= 1. HINT: one class at a time")
+        raise ValueError(
+            f"features of shape {tuple(features.shape)}; expected (M, d), M >= 1. HINT: one class at a time"
+        )
     directions = normalize(features.detach().float().cpu(), dim=-1)
     if k == 1:
         return directions.mean(0, keepdim=True)
@@ -33,6 +35,5 @@ def imprinted_rows(features: Tensor, k: int = 1, seed: int = 0) -> Tensor:
         return directions[torch.arange(k) % len(directions)]
     from sklearn.cluster import KMeans
 
-    # one thread's order of summation, whatever the number of threads: the centres decide the weights
     found = KMeans(k, n_init=1, random_state=seed % 2**32).fit(directions.double().numpy())
     return torch.from_numpy(found.cluster_centers_).float()

@@ -64,8 +64,7 @@ def margin_ranking_loss(
     wide = similarities[old].float() if similarities.dtype.itemsize < 4 else similarities[old]
     own = wide.gather(1, labels[old, None])
     hardest = wide[:, new_classes].topk(min(k, len(new_classes)), dim=1).values
-    # an empty sum over samples is 0 and has a gradient of 0
-    return (margin - own + hardest).clamp(min=0).sum() / max(1, int(len(own)))
+    return (margin - own + hardest).clamp(min=0).sum() / max(1, len(own))
 
 
 def _unit(features: Tensor) -> Tensor:

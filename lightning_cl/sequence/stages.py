@@ -63,7 +63,8 @@ def fit(state: SequenceState, task: Task) -> None:
     settings = state.settings
     if settings.reinitialize:
         state.module = copy.deepcopy(state.initial_module)
-    carry, behind = CarryOptimizer(state.optimizer), []
+    carry = CarryOptimizer(state.optimizer)
+    behind: list[Any] = []
     if settings.optimizer_state == "keep":
         behind.append(carry)
     if settings.evaluate_every_n_steps:

@@ -29,9 +29,7 @@ def test_logits_against_a_plain_loop(proxies: int) -> None:
     for f in features.tolist():
         row = []
         for vectors in layer.weight.tolist():
-            cosines = [
-                sum(a * b for a, b in zip(w, f, strict=True)) / math.hypot(*w) / math.hypot(*f) for w in vectors
-            ]
+            cosines = [sum(a * b for a, b in zip(w, f, strict=True)) / math.hypot(*w) / math.hypot(*f) for w in vectors]
             total = sum(math.exp(c) for c in cosines)
             row.append(7.0 * sum(math.exp(c) / total * c for c in cosines))
         expected.append(row)
@@ -90,8 +88,6 @@ def test_masks_and_other_kinds_of_heads() -> None:
     trainer().fit(model, datamodule=TaskDataModule(stream()[0]))
     assert bool((model.eval()(x)[:, 2:] < -1e29).all())
     assert model.head.out_features == 6
-
-
 
 
 @pytest.mark.parametrize("proxies", [1, 3])
