@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lightning_cl.callbacks._patch import InstancePatch
 from lightning_cl.callbacks._stages import depth_stages
 from lightning_cl.callbacks._teacher_method import TeacherMethod, weight
 from lightning_cl.errors import InputError
@@ -30,7 +31,7 @@ class PODNet(TeacherMethod):
     State: the memory, and one copy of backbone and head.
 
     Not supported: modules that are not :class:`~lightning_cl.FineTuningModule`; tasks without a new class; manual
-    optimization. With the NCA loss ``train_loss`` in the logs is still the module's own.
+    optimization; the NCA loss on a module whose loss is not cross entropy.
 
     Args:
         memory_size: Samples kept in all, >= 1.
@@ -83,6 +84,7 @@ class PODNet(TeacherMethod):
         self.lambda_c, self.lambda_f = weight("lambda_c", lambda_c), weight("lambda_f", lambda_f)
         self.stage_names = list(stages) if stages is not None else None
         self.loss, self.margin = loss, weight("margin", margin)
+        self._nca: InstancePatch | None = None
 
     @property
     def scale(self) -> float:
@@ -95,11 +97,35 @@ class PODNet(TeacherMethod):
         found = depth_stages(module.backbone, self.stage_names) if self.lambda_c else {}
         return {"features": module.backbone, **{f"stage {name}": part for name, part in found.items()}}
 
-    def _check(self, module: Any) -> None:
-        if self.loss == "nca" and not hasattr(module.head, "similarities"):
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Put the NCA loss in the place of the module's."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit" or self.loss == "module":
+            return
+        if not hasattr(pl_module.head, "similarities"):
             raise InputError(
                 "loss='nca' on a linear head", "the cosine head", "set model.head_layer=cosine, or loss='module'"
             )
+        if pl_module.loss is not nn.functional.cross_entropy:
+            raise InputError(
+                "loss='nca' on a module with a loss of its own", "cross entropy, which is replaced", "use loss='module'"
+            )
+        head = pl_module.head
+
+        # there, and not in the listener, so that terms of other callbacks stay, and the logs show what is trained on
+        def nca(logits: Tensor, y: Tensor) -> Tensor:
+            return nca_loss(logits, y, margin=head.eta * self.margin)
+
+        self._nca = InstancePatch(pl_module, "loss", nca)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave module and DataModule as they were."""
+        super().teardown(trainer, pl_module, stage)
+        if self._nca is not None:
+            self._nca.remove()
+        self._nca = None
+
+    def _check(self, module: Any) -> None:
         self._refuse_no_new_classes()
 
     def _reads_teacher(self) -> bool:
@@ -107,9 +133,6 @@ class PODNet(TeacherMethod):
 
     def _loss(self, module: Any, batch: Any, loss: Tensor, now: dict[str, Tensor], old: dict[str, Tensor]) -> Tensor:
         features = now["features"]
-        if self.loss == "nca":
-            similarities = module.active_logits(module.head.similarities(features), batch)
-            loss = nca_loss(similarities, batch[1], module.head.eta, self.margin)
         if old and self.lambda_c:
             stages = [name for name in now if name != "features"]
             distances = sum(pooled_distance(now[name], old[name]) for name in stages)

@@ -53,7 +53,7 @@ def pooled_distance(outputs: Tensor, old_outputs: Tensor) -> Tensor:
     return torch.linalg.vector_norm(pooled_outputs(outputs) - pooled_outputs(old_outputs), dim=1).mean()
 
 
-def nca_loss(similarities: Tensor, labels: Tensor, scale: Tensor | float = 1.0, margin: float = 0.6) -> Tensor:
+def nca_loss(similarities: Tensor, labels: Tensor, scale: Tensor | float = 1.0, margin: Tensor | float = 0.6) -> Tensor:
     r"""Neighbourhood component analysis against class vectors, with a margin and a hinge; the mean over samples.
 
     .. math:: \Big[ -\log \frac{\exp(\eta (\hat y_y - \delta))}{\sum_{i \ne y} \exp(\eta \hat y_i)} \Big]_+
@@ -65,7 +65,7 @@ def nca_loss(similarities: Tensor, labels: Tensor, scale: Tensor | float = 1.0, 
         similarities: :math:`\hat y`, ``(N, C)``, C >= 2; classes that do not count as the inactive value of
             :func:`~lightning_cl.functional.masking.mask_logits`.
         labels: ``(N,)``.
-        scale: :math:`\eta`.
+        scale: :math:`\eta`. For logits, which are scaled already: 1, and :math:`\eta \delta` as the margin.
         margin: :math:`\delta`.
 
     Returns:

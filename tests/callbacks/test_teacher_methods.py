@@ -106,6 +106,7 @@ def test_the_teacher_lies_outside_the_module_and_nothing_is_left_on_it(method: s
     assert set(model.state_dict()) == names
     assert not any(part._forward_hooks for part in model.modules())
     assert "training_step" not in model.__dict__
+    assert model.loss is torch.nn.functional.cross_entropy
     own = {"backbone." + n: v for n, v in model.backbone.state_dict().items()}
     assert all(torch.equal(callbacks[0].teacher.tensors[name], value) for name, value in own.items())
     assert callbacks[0].nbytes == callbacks[0].memory.nbytes + sum(4 * p.numel() for p in model.parameters())
@@ -176,13 +177,13 @@ def test_task_incremental(method: str):
 
 
 def test_eeil_in_a_domain_incremental_stream():
-    tasks = domain_incremental(blobs(2), [permutation((8,), t) for t in range(3)])
+    tasks = domain_incremental(blobs(2), 3, transform=permutation(3))
     full, replay = (after(c, model=module(), tasks=tasks) for c in (EEIL(12), er("eeil")))
     assert not torch.equal(full, replay)
 
 
 def domains() -> Any:
-    return domain_incremental(blobs(2), [permutation((8,), t) for t in range(2)])
+    return domain_incremental(blobs(2), 2, transform=permutation(2))
 
 
 CONSTRUCTORS: list[tuple[Any, dict[str, Any], str]] = [
@@ -220,6 +221,8 @@ def test_heads_and_scenarios_that_cannot_work():
         learn(module(), LUCIR(12))
     with pytest.raises(InputError, match=r"loss='nca' on a linear head; .* HINT: .*loss='module'"):
         learn(module(), PODNet(12))
+    with pytest.raises(InputError, match=r"on a module with a loss of its own; .* HINT: use loss='module'"):
+        learn(module(loss=torch.nn.CrossEntropyLoss(), **COSINE), PODNet(12))
     with pytest.raises(InputError, match=r"margin_weight=1.0 with head='multi'; .* HINT: set margin_weight=0"):
         learn(module(head="multi", **COSINE), LUCIR(12), tasks=stream(task_incremental))
     for callback in (LUCIR(12), PODNet(12)):
