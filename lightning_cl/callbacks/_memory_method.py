@@ -219,7 +219,7 @@ class MemoryMethod(MethodCallback):
             # a copy: other callbacks may rewrite the batch in place before the step is over
             copies = {path: leaf.clone() if isinstance(leaf, Tensor) else [*leaf] for path, leaf in found.items()}
             self._pending.append(rebuild(batch, copies))
-        if len(self.memory) == 0:
+        if len(self.memory) == 0 or self.holds_memory(trainer):
             return []
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         n, drawn = self.batch_size or size_of(batch), []
@@ -229,6 +229,11 @@ class MemoryMethod(MethodCallback):
             drawn.append(self._stored(batch, found, slots))
             self.replayed += n
         return drawn
+
+    @staticmethod
+    def holds_memory(trainer: Any) -> bool:
+        """Whether the training data themselves hold the memory's samples (a stage of balanced fine-tuning)."""
+        return bool(getattr(getattr(trainer, "datamodule", None), "holds_memory", False))
 
     def _stored(self, batch: Any, found: dict[str, Any], slots: Tensor) -> Drawn:
         """The samples in ``slots``, as a batch like ``batch``, whose leaves are ``found``."""

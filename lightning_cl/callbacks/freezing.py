@@ -125,7 +125,9 @@ class FreezingSchedule(Callback):
         """The parameters to freeze; by identity, because two may have the same values or the same tensor."""
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if self.freeze == "all_but_head":
-            linear = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Linear)]
+            # a cosine head is no Linear layer
+            kinds = [(name, m, isinstance(m, nn.Linear)) for name, m in module.named_modules()]
+            linear = [(name, m) for name, m, is_linear in kinds if is_linear or hasattr(m, "similarities")]
             head = {id(p) for p in linear[-1][1].parameters()} if linear else {id(p) for _, p in named}
             chosen = [p for _, p in named if id(p) not in head]
         else:

@@ -7,6 +7,7 @@ _WHERE = {
     "MLP": "mlp",
     "TorchvisionBackbone": "torchvision_backbone",
     "ClassifierHead": "head",
+    "CosineHead": "cosine_head",
     "TaskHeads": "task_heads",
     "NearestMean": "nearest_mean",
     "BiasCorrection": "bias_correction",

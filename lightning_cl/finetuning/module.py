@@ -7,8 +7,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_cl import _compat
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.backbones import backbone_from_spec
+from lightning_cl.finetuning.cosine_head import CosineHead
 from lightning_cl.finetuning.head import ClassifierHead
 from lightning_cl.finetuning.rules import make_rule
 from lightning_cl.finetuning.task_heads import TaskHeads
@@ -39,6 +41,11 @@ class FineTuningModule(LightningModule):
         head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by
             task id (task-incremental). ``"separate"``: like ``"multi"``, with a layer of its own for each task.
             ``"fixed"``: only ``class_names``; a new class is an error.
+        head_layer: What the head computes: ``"linear"``, or ``"cosine"``, a
+            :class:`~lightning_cl.finetuning.CosineHead` (not for separate heads).
+        head_options: The cosine head's ``proxies``, ``eta`` and ``imprint``. ``imprint`` starts the rows of classes
+            that come after the first task where their features lie, read from the DataModule's
+            ``importance_dataloader()``.
         active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``,
             or ``"all"`` rows. By default ``"task"`` for a multi-head or separate heads, else ``"seen"``. Evaluation
             reads the task's own for these, else the classes seen.
@@ -68,6 +75,8 @@ class FineTuningModule(LightningModule):
         class_names: Sequence[str] = (),
         tasks: Sequence[Sequence[int]] = (),
         head: Literal["growing", "multi", "separate", "fixed"] = "growing",
+        head_layer: Literal["linear", "cosine"] = "linear",
+        head_options: dict[str, Any] | None = None,
         active_classes: Literal["seen", "task", "all"] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
@@ -98,8 +107,8 @@ class FineTuningModule(LightningModule):
                 )
             backbone = backbone(input_shape)
         self.backbone = backbone
-        kind = TaskHeads if head == "separate" else ClassifierHead
-        self.head: TaskHeads | ClassifierHead = kind(_feature_dim(backbone, input_shape), (), seed)
+        kind = _head_kind(head, head_layer, options := dict(head_options or {}))
+        self.head: Any = kind(_feature_dim(backbone, input_shape), (), seed, **options)
         self.head_kind, self.reads = head, "task" if head in ("multi", "separate") else "seen"
         self.active_classes = active_classes or self.reads
         self.optimizer_factory, self.scheduler_factory = optimizer or _adam, scheduler or None
@@ -109,12 +118,15 @@ class FineTuningModule(LightningModule):
         self.test_given_task = test_given_task
         self.tasks: list[list[int]] = []
         self.rule: Any = None
+        self._to_imprint: list[str] = []
         self.save_hyperparameters(
             {
                 "backbone": getattr(backbone, "spec", None),
                 "input_shape": list(input_shape) if input_shape is not None else None,
                 "class_names": [],
                 "head": head,
+                "head_layer": head_layer,
+                "head_options": options,
                 "active_classes": self.active_classes,
                 "metric_name": metric_name,
                 "test_given_task": test_given_task,
@@ -170,8 +182,13 @@ class FineTuningModule(LightningModule):
             return
         datamodule = getattr(self._trainer, "datamodule", None)
         task = getattr(datamodule, "task", None)
+        before = self.tasks
         if hasattr(task, "class_indices"):
             self._learn_tasks(getattr(datamodule, "seen_tasks", None) or [task])
+        if before and getattr(self.head, "imprint", False):
+            known = {row for task in before for row in task}
+            arrived = {row for task in self.tasks[len(before) :] for row in task} - known
+            self._to_imprint = [self.class_names[row] for row in sorted(arrived)]
         if not self.class_names:
             raise InputError(
                 "a head without classes", "class_names, or a task's data", "pass class_names=['cat', 'dog']"
@@ -222,8 +239,32 @@ class FineTuningModule(LightningModule):
         if self.rule is not None:
             self.rule.resize(n)
 
+    def on_fit_start(self) -> None:
+        """Imprint the rows of classes that are new; a fit that goes on from a checkpoint has them from there."""
+        names, self._to_imprint = self._to_imprint, []
+        if not names:
+            return
+        loader_of = getattr(getattr(self._trainer, "datamodule", None), "importance_dataloader", None)
+        if loader_of is None:
+            raise InputError(
+                "imprint=True with data that have no importance_dataloader()",
+                "a DataModule that gives the training data unshuffled and not augmented",
+                "use TaskDataModule, define importance_dataloader(), or leave imprint out",
+            )
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        with _compat.evaluating(self), torch.no_grad():
+            for x, y, *_ in loader_of():
+                y = y.cpu()
+                chosen = torch.isin(y, torch.tensor([self.class_names.index(name) for name in names]))
+                if chosen.any():
+                    features = self.backbone(x[chosen.to(x.device)].to(self.device)).cpu()
+                    for i in y[chosen].unique().tolist():
+                        found[self.class_names[i]].append(features[y[chosen] == i])
+        self.head.imprint_rows({name: torch.cat(parts) for name, parts in found.items() if parts})
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Grow to the checkpoint's classes before its weights are loaded."""
+        self._to_imprint = []
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if saved.get("rule") != self.hparams["rule"]:
             self.set_rule(None)
@@ -338,6 +379,25 @@ class FineTuningModule(LightningModule):
             return optimizer
         scheduler = {"scheduler": self.scheduler_factory(optimizer), "interval": self.scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": {**scheduler, "monitor": self.monitor}}
+
+
+def _head_kind(head: str, layer: str, options: dict[str, Any]) -> Any:
+    if layer not in ("linear", "cosine"):
+        raise InputError(f"head_layer={layer!r}", "'linear' or 'cosine'", "leave it out for 'linear'")
+    if layer == "linear":
+        if options:
+            raise InputError(f"head_options={options!r} with head_layer='linear'", "none", "set head_layer='cosine'")
+        return TaskHeads if head == "separate" else ClassifierHead
+    unknown = sorted(options.keys() - {"proxies", "eta", "imprint"})
+    if unknown:
+        raise InputError(f"head_options {unknown}", "proxies, eta, imprint", "leave the others out")
+    if head == "separate":
+        raise InputError(
+            "head='separate' with head_layer='cosine'",
+            "one head for all tasks",
+            "use head='multi', or head_layer='linear'",
+        )
+    return CosineHead
 
 
 def _adam(params: Any) -> torch.optim.Optimizer:

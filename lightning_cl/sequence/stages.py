@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,45 +59,81 @@ def task_data(state: SequenceState, task: Task) -> TaskDataModule:
 
 
 def fit(state: SequenceState, task: Task) -> None:
-    """Train on a task with a new Trainer, or go on with a training that was killed."""
+    """Train on a task, or go on with a training that was killed."""
+    settings = state.settings
+    if settings.reinitialize:
+        state.module = copy.deepcopy(state.initial_module)
+    carry = CarryOptimizer(state.optimizer)
+    behind: list[Any] = []
+    if settings.optimizer_state == "keep":
+        behind.append(carry)
+    if settings.evaluate_every_n_steps:
+        behind.append(ContinualEvaluation(state, task))
+    best = _best_weights(state, task)
+    behind += [best] if best else []
+    train(state, task, task_data(state, task), "fit", state.fit_callbacks(), behind)
+    if best:
+        best.load_into(state.module)
+    state.optimizer = carry.state
+
+
+def train(
+    state: SequenceState,
+    task: Task,
+    datamodule: TaskDataModule,
+    stage: str,
+    callbacks: Sequence[Any],
+    behind: Sequence[Any] = (),
+    **keywords: Any,
+) -> None:
+    """Train the module in a stage with a new Trainer, or go on with a training of this stage that was killed.
+
+    What every fit has is around it: checkpoints to go on from, loggers, the progress bar, random state, the count of
+    steps and FLOPs.
+
+    Args:
+        state: The sequence, at the boundary from which the stage starts.
+        task: The task being learnt.
+        datamodule: What to train on.
+        stage: The stage's name, for the counts.
+        callbacks: The method's, and the user's.
+        behind: Callbacks that stand behind those.
+        **keywords: The Trainer's, over the user's.
+
+    Raises:
+        Stopped: If training was asked to stop.
+        InputError: If the checkpoint of a killed training cannot be read or is another model's.
+    """
     settings, run_dir = state.settings, state.settings.run_dir
     checkpoint = state.fit_checkpoint()
     resuming = checkpoint is not None and checkpoint.is_file()
     if resuming:
         _check_readable(checkpoint)
-    if settings.reinitialize:
-        state.module = copy.deepcopy(state.initial_module)
-    flops, carry = FlopCounter(), CarryOptimizer(state.optimizer)
-    callbacks: list[Any] = [FiniteLoss(), *state.fit_callbacks(), flops]
-    if settings.optimizer_state == "keep":
-        callbacks.append(carry)
-    if settings.evaluate_every_n_steps:
-        callbacks.append(ContinualEvaluation(state, task))
-    best = _best_weights(state, task)
-    callbacks += [best] if best else []
-    callbacks.append(RandomState())
+    flops = FlopCounter()
+    around: list[Any] = [FiniteLoss(), *callbacks, flops, *behind, RandomState()]
     first = []
     if checkpoint is not None:
-        callbacks.append(FitCheckpoint(checkpoint, settings.checkpoint_every_n_steps))
-        first.append(callbacks[-1].before_epoch)
+        around.append(FitCheckpoint(checkpoint, settings.checkpoint_every_n_steps))
+        first.append(around[-1].before_epoch)
     given = getattr(settings.trainer, "keywords", {})
     steps_before = sum(state.progress["steps"].values())
     loggers = [count_on(make(save_dir=str(run_dir)), steps_before) for make in settings.loggers]
     bar = settings.progress_bar and given.get("enable_progress_bar", True)
     if bar:
-        callbacks.append(TaskProgressBar(f"task {task.id + 1}/{state.n_tasks} {settings.method}"))
+        around.append(TaskProgressBar(f"task {task.id + 1}/{state.n_tasks} {settings.method}"))
     trainer = state.trainer(
         first=first,
-        callbacks=callbacks,
+        callbacks=around,
         logger=loggers or False,
         default_root_dir=str(run_dir) if run_dir else None,
         enable_checkpointing=checkpoint is not None,
         enable_progress_bar=bar,
+        **keywords,
     )
     try:
         trainer.fit(
             state.module,
-            datamodule=task_data(state, task),
+            datamodule=datamodule,
             ckpt_path=str(checkpoint) if resuming else None,
             weights_only=True if resuming else None,
         )
@@ -111,11 +148,9 @@ def fit(state: SequenceState, task: Task) -> None:
     if not _compat.ended_normally(trainer):
         refuse_to_go_on(trainer)
         raise Stopped(f"stopped in task {task.id} at step {trainer.global_step}; the same command goes on")
-    if best:
-        best.load_into(state.module)
-    state.optimizer = carry.state
-    state.progress["steps"][str(task.id)] = trainer.global_step
-    state.progress["flops"].setdefault(str(task.id), {})["fit"] = flops.total
+    steps, key = state.progress["steps"], str(task.id)
+    steps[key] = steps.get(key, 0) + trainer.global_step
+    state.progress["flops"].setdefault(key, {})[stage] = flops.total
 
 
 def _check_readable(checkpoint: Path | None) -> None:
