@@ -16,6 +16,8 @@ _WHERE = {
     "RWalk": "callbacks.rwalk",
     "KroneckerEWC": "callbacks.kfac_ewc",
     "Replay": "callbacks.replay",
+    "AGEM": "callbacks.a_gem",
+    "GEM": "callbacks.gem",
     "FreezingSchedule": "callbacks.freezing",
     "FineTuningModule": "finetuning.module",
     "ReplayDataModule": "streams.replay_datamodule",

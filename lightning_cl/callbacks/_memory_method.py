@@ -106,6 +106,11 @@ class MemoryMethod(MethodCallback):
         """How many draws the next step needs."""
         return self.n_draws
 
+    def _choose(self, n: int, rank: int, world: int) -> list[Tensor]:
+        """Slots of the next draws, ``n`` in this process each; all processes call it alike."""
+        # every process draws for all, so that their generators stay alike, and takes its share
+        return [self.memory.draw(n * world)[rank::world] for _ in range(self._draws())]
+
     def _incoming(self, batch: Any, drawn: list[Drawn], hook: Callable[[Any], Any]) -> Any:
         """The batch that Lightning gets; ``hook`` is the user's own ``on_after_batch_transfer``."""
         current = hook(batch)
@@ -214,13 +219,9 @@ class MemoryMethod(MethodCallback):
         if len(self.memory) == 0:
             return []
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        n, drawn = self.batch_size or size_of(batch), []
-        for _ in range(self._draws()):
-            # every process draws for all, so that their generators stay alike, and takes its share
-            slots = self.memory.draw(n * world)[rank::world]
-            drawn.append(self._stored(batch, found, slots))
-            self.replayed += n
-        return drawn
+        chosen = self._choose(self.batch_size or size_of(batch), rank, world)
+        self.replayed += sum(len(slots) for slots in chosen)
+        return [self._stored(batch, found, slots) for slots in chosen]
 
     def _stored(self, batch: Any, found: dict[str, Any], slots: Tensor) -> Drawn:
         """The samples in ``slots``, as a batch like ``batch``, whose leaves are ``found``."""
