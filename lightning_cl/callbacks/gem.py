@@ -22,10 +22,10 @@ class GEM(GradientProjection):
     by a quadratic program of as many variables as there are earlier tasks
     (:func:`lightning_cl.functional.project_gem`). It is changed only where some :math:`g^\top g_k < 0`.
 
-    The user's ``training_step`` runs once more at every step for each earlier task, on that task's samples: a step costs
-    what one with the whole memory in its batch does. See :class:`~lightning_cl.callbacks._projection.GradientProjection` for gradient
-    accumulation (without ``batch_size`` the whole memory is read once for each optimizer step, at its first batch),
-    precision, clipping, other callbacks and DDP.
+    The user's ``training_step`` runs once more at every step for each earlier task, on that task's samples: together as
+    much work as one step with the whole memory in its batch. Without ``batch_size`` the memory is read once for each
+    optimizer step, at its first batch. See :class:`~lightning_cl.callbacks._projection.GradientProjection` for gradient
+    accumulation, precision, clipping, other callbacks and DDP.
 
     State: the memory (at most ``memory_size`` samples), its generators, two numbers. While training, one gradient per
     earlier task.
