@@ -72,11 +72,14 @@ def project_gem(
     _check(gradient, references)
     if not references:
         return list(gradient)
-    rows = [torch.stack([_dot(gradient, reference) for reference in references])]
-    rows += [torch.stack([_dot(one, other) for other in references]) for one in references]
-    products = torch.stack(rows).double().cpu()
-    towards, gram = products[0], products[1:]
-    if not bool(products.isfinite().all()) or not bool((towards < 0).any()):
+    towards = torch.stack([_dot(gradient, reference) for reference in references]).double().cpu()
+    if not bool(towards.isfinite().all()) or not bool((towards < 0).any()):
+        return list(gradient)
+    gram = torch.zeros(len(references), len(references), dtype=torch.float64)
+    for tensors in zip(*references, strict=True):
+        rows = torch.stack([_wide(t.flatten()) for t in tensors])
+        gram += (rows @ rows.T).double().cpu()
+    if not bool(gram.isfinite().all()):
         return list(gradient)
     import quadprog
 
@@ -96,13 +99,12 @@ def project_gem(
 
 def _dot(a: Gradient, b: Gradient) -> Tensor:
     """Over all tensors together, in fp32 or wider; 0-dimensional."""
-    terms = [_sum_of_products(x, y) for x, y in zip(a, b, strict=True)]
+    terms = [torch.dot(_wide(x.flatten()), _wide(y.flatten())) for x, y in zip(a, b, strict=True)]
     return torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
 
-def _sum_of_products(x: Tensor, y: Tensor) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.dot(x.flatten().to(wide), y.flatten().to(wide))
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _check(gradient: Gradient, references: Sequence[Gradient]) -> None:

@@ -20,12 +20,7 @@ from tests.callbacks.replay_examples import READ, Classifier, Numbers, fit
 @pytest.mark.parametrize("optimizer", ["momentum", "Adam"])
 def test_three_tasks_end_with_the_weights_of_a_plain_loop(optimizer: str, clip: float | None, accumulate: int):
     callback = AGEM(12, batch_size=5)
-    module = trained(
-        callback,
-        optimizer=optimizer,
-        accumulate_grad_batches=accumulate,
-        **({"gradient_clip_val": clip} if clip else {}),
-    )
+    module = trained(callback, optimizer=optimizer, accumulate_grad_batches=accumulate, gradient_clip_val=clip)
     assert [len(calls) for calls in module.passed] == [1] * 8 + [2] * 16
     expected = plain_loop(
         module.passed, agem, optimizer=optimizer, accumulate=accumulate, clip=clip, steps_per_task=8 // accumulate
@@ -122,16 +117,11 @@ def test_parameters_without_a_gradient_count_as_zeros_and_are_projected():
     for seen, given in zip(after.seen, before.seen, strict=True):
         if seen["heads.0.weight"] is not None:
             # the whole vector, zeros included, is at a right angle to its own change
-            change = torch.cat(
-                [(seen[n] - (0 if given[n] is None else given[n])).flatten() for n in change_names(seen)]
-            )
-            result = torch.cat([seen[n].flatten() for n in change_names(seen)])
+            names = [name for name, value in seen.items() if value is not None]
+            change = torch.cat([(seen[n] - (0 if given[n] is None else given[n])).flatten() for n in names])
+            result = torch.cat([seen[n].flatten() for n in names])
             assert abs(float(change @ result)) < 1e-12
     assert all(seen["net.2.weight"] is None for seen in after.seen)  # neither loss reads it
-
-
-def change_names(seen: dict[str, Any]) -> list[str]:
-    return [name for name, value in seen.items() if value is not None]
 
 
 class Unfilled(Gradients):

@@ -52,9 +52,8 @@ def test_both_ranks_end_with_the_weights_of_a_plain_loop_over_the_batches_of_bot
             assert len(mine) == len(other)
             # each has its own share, of the current samples and of the memory
             assert all(not torch.equal(a[0], b[0]) for a, b in zip(mine, other, strict=True))
-            joined.append(
-                [tuple(torch.cat(pair) for pair in zip(a, b, strict=True)) for a, b in zip(mine, other, strict=True)]
-            )
+            both = [zip(a, b, strict=True) for a, b in zip(mine, other, strict=True)]
+            joined.append([tuple(torch.cat(pair) for pair in batch) for batch in both])
         expected = plain_loop(joined, project)
         # reference gradients travel in fp32
         torch.testing.assert_close(first["weights"], expected, rtol=0, atol=1e-6)

@@ -41,7 +41,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(name: str, tmp_path: Path):
     expected = contents(tmp_path / "whole")
     learn(tmp_path / "naive", "naive")
     assert differences(contents(tmp_path / "naive")["model"]["state_dict"], expected["model"]["state_dict"]) != []
-    for batch in (4, 11, 13, 16):
+    for batch in (11, 16):
         folder = tmp_path / str(batch)
         assert learn(folder, "naive", callbacks=[*METHODS[name](), Dies(batch)])[1] is None
         assert learn(folder, "naive", callbacks=[*METHODS[name](), Dies(0)])[1]["status"] == "finished"
