@@ -96,6 +96,11 @@ class MemoryMethod(MethodCallback):
         """Bytes of the samples held."""
         return self.memory.nbytes
 
+    @property
+    def needs_boundary(self) -> bool:
+        """Whether the memory is filled at the end of a task."""
+        return self.fill == "consolidate"
+
     # what a method defines ------------------------------------------------------------------------------------------
 
     def _listener(self) -> Any:
@@ -181,7 +186,10 @@ class MemoryMethod(MethodCallback):
         if self._hub is not None:
             self._hub.require_fired()
         if self._pending:
-            self._offer(self._pending.popleft(), self.step_extras)
+            pending = self._pending.popleft()
+            # a batch that is trained on several times is stored once, after the last
+            if (batch_idx + 1) % getattr(trainer.train_dataloader, "updates_per_batch", 1) == 0:
+                self._offer(pending, self.step_extras)
         self.drawn, self.step_extras = [], {}
         self._armed = True
 

@@ -101,6 +101,11 @@ class GradientProjection(MemoryMethod):
         self.projected = 0
         self._references: list[Reference] = []
 
+    @property
+    def needs_boundary(self) -> bool:
+        """Whether the memory is filled at the end of a task, or has a share for each."""
+        return super().needs_boundary or self.policy == "task_balanced"
+
     def _task_of(self, batch: Any) -> Tensor:
         """The present task's number for each sample."""
         return torch.full((size_of(batch),), self.n_tasks)

@@ -52,6 +52,7 @@ def task_data(state: SequenceState, task: Task) -> TaskDataModule:
         num_workers=settings.num_workers,
         seed=settings.seed,
         drop_last=settings.drop_last,
+        updates_per_batch=settings.updates_per_batch,
     )
     datamodule.seen_tasks = state.stream[: task.id + 1]  # type: ignore[attr-defined]
     return datamodule
@@ -68,7 +69,8 @@ def fit(state: SequenceState, task: Task) -> None:
         state.module = copy.deepcopy(state.initial_module)
     flops, carry = FlopCounter(), CarryOptimizer(state.optimizer)
     callbacks: list[Any] = [FiniteLoss(), *state.fit_callbacks(), flops]
-    if settings.optimizer_state == "keep":
+    goes_on = not state.has_boundaries and getattr(state.module, "automatic_optimization", True)
+    if settings.optimizer_state == "keep" or goes_on:
         callbacks.append(carry)
     if settings.evaluate_every_n_steps:
         callbacks.append(ContinualEvaluation(state, task))
