@@ -152,7 +152,7 @@ def refuse_boundaries(callbacks: Sequence[Any], stream: Any) -> None:
             fills = getattr(callback, "fill", None) == "consolidate"
             raise InputError(
                 f"{type(callback).__name__} on stream {stream.name!r}, which has no task boundaries",
-                "a method that works step by step: it consolidates at the end of a task",
+                "a method that works by the step",
                 "set fill='step'" if fills else "use Replay(fill='step') or AGEM(policy='reservoir', fill='step')",
             )
 

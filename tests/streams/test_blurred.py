@@ -70,6 +70,15 @@ def test_gradual_serves_a_drift_in_its_order():
     assert [task.test.targets.unique().tolist() for task in stream] == [[2 * t, 2 * t + 1] for t in range(5)]
 
 
+def test_two_processes_share_a_drift_without_changing_its_order(monkeypatch: pytest.MonkeyPatch):
+    stream = gradual(classes(4, 9), 2)
+    whole, shares = served(stream[0]), []
+    for rank in range(2):
+        monkeypatch.setattr("lightning_cl.streams.loader._world", lambda rank=rank: (rank, 2))
+        shares.append(served(stream[0]))
+    assert torch.equal(torch.stack(shares, 1).flatten(), whole)
+
+
 def test_gradual_without_width_has_one_class_after_the_other():
     stream = gradual(classes(6, 10), 3, width=0.0, class_order_seed=2)
     labels = torch.cat([task.train.targets for task in stream])
