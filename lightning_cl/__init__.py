@@ -26,6 +26,8 @@ _WHERE = {
     "PODNet": "callbacks.podnet",
     "EEIL": "callbacks.eeil",
     "BalancedFineTuning": "callbacks.balanced_fine_tuning",
+    "AGEM": "callbacks.a_gem",
+    "GEM": "callbacks.gem",
     "FreezingSchedule": "callbacks.freezing",
     "FineTuningModule": "finetuning.module",
     "ReplayDataModule": "streams.replay_datamodule",

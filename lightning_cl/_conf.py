@@ -21,6 +21,7 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("lightning_cl.folder", folder, replace=True)
     OmegaConf.register_new_resolver("lightning_cl.head", head_for, replace=True)
+    OmegaConf.register_new_resolver("lightning_cl.epochs", epochs_for, replace=True)
 
 
 def method_name(overrides: Any, choices: Any = None) -> str:
@@ -54,3 +55,8 @@ def folder(*, _root_: Any) -> str:
 def head_for(scenario: str) -> str:
     """The head that a scenario asks for: one for each task if the task is known, else one that grows."""
     return "multi" if scenario == "task_incremental" else "growing"
+
+
+def epochs_for(scenario: str | None) -> int:
+    """Epochs of a task where nothing is said: one in the scenarios that are learnt in one pass."""
+    return 1 if scenario in ("online", "blurry", "gradual") else 10

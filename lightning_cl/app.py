@@ -20,6 +20,7 @@ from lightning_cl.files import as_json, write_json
 log = logging.getLogger(__name__)
 SETTINGS = (
     *("training_data", "reinitialize", "optimizer_state", "batch_size", "eval_batch_size", "num_workers", "drop_last"),
+    "updates_per_batch",
     *("seed", "metric", "higher_is_better", "resume", "checkpoint_every_n_steps", "select", "monitor", "monitor_mode"),
     *("evaluate_future", "evaluate_random_init", "evaluate_every_n_steps", "limit_tasks"),
 )

@@ -98,6 +98,11 @@ class MemoryMethod(MethodCallback):
         """Bytes of the samples held."""
         return self.memory.nbytes
 
+    @property
+    def needs_boundary(self) -> bool:
+        """Whether the memory is filled at the end of a task."""
+        return self.fill == "consolidate"
+
     # what a method defines ------------------------------------------------------------------------------------------
 
     def _listener(self) -> Any:
@@ -111,6 +116,11 @@ class MemoryMethod(MethodCallback):
     def _draws(self) -> int:
         """How many draws the next step needs."""
         return self.n_draws
+
+    def _choose(self, n: int, rank: int, world: int) -> list[Tensor]:
+        """Slots of the next draws, ``n`` in this process each; all processes call it alike."""
+        # every process draws for all, so that their generators stay alike, and takes its share
+        return [self.memory.draw(n * world)[rank::world] for _ in range(self._draws())]
 
     def _incoming(self, batch: Any, drawn: list[Drawn], hook: Callable[[Any], Any]) -> Any:
         """The batch that Lightning gets; ``hook`` is the user's own ``on_after_batch_transfer``."""
@@ -184,7 +194,10 @@ class MemoryMethod(MethodCallback):
         if self._hub is not None:
             self._hub.require_fired()
         if self._pending:
-            self._offer(self._pending.popleft(), self.step_extras)
+            pending = self._pending.popleft()
+            # a batch that is trained on several times is stored once, after the last
+            if (batch_idx + 1) % getattr(trainer.train_dataloader, "updates_per_batch", 1) == 0:
+                self._offer(pending, self.step_extras)
         self.drawn, self.step_extras = [], {}
         self._armed = True
 
@@ -222,13 +235,9 @@ class MemoryMethod(MethodCallback):
         if len(self.memory) == 0 or self.holds_memory(trainer):
             return []
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        n, drawn = self.batch_size or size_of(batch), []
-        for _ in range(self._draws()):
-            # every process draws for all, so that their generators stay alike, and takes its share
-            slots = self.memory.draw(n * world)[rank::world]
-            drawn.append(self._stored(batch, found, slots))
-            self.replayed += n
-        return drawn
+        chosen = self._choose(self.batch_size or size_of(batch), rank, world)
+        self.replayed += sum(len(slots) for slots in chosen)
+        return [self._stored(batch, found, slots) for slots in chosen]
 
     @staticmethod
     def holds_memory(trainer: Any) -> bool:

@@ -65,6 +65,11 @@ class MethodCallback(Callback):
         """Bytes of state kept between tasks."""
         return 0
 
+    @property
+    def needs_boundary(self) -> bool:
+        """Whether it has to be told where a task ends; then it is refused on a stream that has no boundaries."""
+        return True
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, and read ``state_path``."""
         if stage != "fit":

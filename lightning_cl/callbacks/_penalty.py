@@ -12,7 +12,7 @@ from lightning_cl.callbacks._method import plain_loader
 from lightning_cl.callbacks._penalty_options import KeptOptions, PenaltyOptions
 from lightning_cl.callbacks._penalty_plan import PenaltyPlan, refuse_unknown_steps
 from lightning_cl.callbacks._stability import StabilityGuard
-from lightning_cl.callbacks._step_hooks import StepHooks
+from lightning_cl.callbacks._step_hooks import StepHooks, refuse_scaled_gradients
 from lightning_cl.errors import InputError
 from lightning_cl.functional.suggestion import suggest_lambda
 
@@ -116,11 +116,7 @@ class QuadraticPenalty(KeptPenalty):
         """Refuse what cannot work with these parameters and optimizers, and listen to their steps."""
         self._forget_plans()
         self._prepared, self._step = set(), 0
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None and any(g.get("fused") for o in trainer.optimizers for g in o.param_groups):
-            raise InputError(
-                "a fused optimizer with 16-mixed precision", "gradients unscaled before the step", "set fused=False"
-            )
+        refuse_scaled_gradients(trainer)
         if self.apply == "proximal":
             refuse_unknown_steps(trainer.optimizers)
         self._selected(pl_module)

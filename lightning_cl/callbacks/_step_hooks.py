@@ -1,9 +1,24 @@
-"""Calls after the steps that optimizers really make."""
+"""What holds around the steps of optimizers: calls after those that are really made, gradients before them."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.optim import Optimizer
+
+from lightning_cl.errors import InputError
+
+
+def refuse_scaled_gradients(trainer: Any) -> None:
+    """Refuse fused optimizers with a gradient scaler: they unscale by themselves, after ``on_before_optimizer_step``.
+
+    Raises:
+        InputError: If there is one.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is not None and any(g.get("fused") for o in trainer.optimizers for g in o.param_groups):
+        raise InputError(
+            "a fused optimizer with 16-mixed precision", "gradients unscaled before the step", "set fused=False"
+        )
 
 
 class StepHooks:

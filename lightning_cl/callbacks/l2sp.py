@@ -43,6 +43,7 @@ class L2SP(QuadraticPenalty):
     """
 
     needs_data = False
+    needs_boundary = False
 
     def __init__(
         self,

@@ -89,6 +89,11 @@ class Replay(MemoryMethod):
         self.mode, self.weights = mode, weights
 
     @property
+    def needs_boundary(self) -> bool:
+        """Whether the memory is filled at the end of a task, or the weights count tasks."""
+        return super().needs_boundary or (self.mode == "separate" and isinstance(self.weights, str))
+
+    @property
     def loss_weights(self) -> tuple[float, float]:
         """Weights of the current and the memory loss in separate mode, now."""
         if not isinstance(self.weights, str):

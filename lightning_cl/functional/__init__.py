@@ -15,6 +15,8 @@ _WHERE = {
     "merge_average": "penalty",
     "proximal_step_": "proximal",
     "step_rates": "proximal",
+    "project_agem": "projection",
+    "project_gem": "projection",
     "our_settings": "conventions",
     "suggest_lambda": "suggestion",
     "summarize_importance": "importance_summary",

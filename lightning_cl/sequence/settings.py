@@ -21,8 +21,8 @@ class Settings:
         training_data: What each fit sees: the ``"current"`` task, the tasks ``"seen"`` so far, or ``"all"`` tasks at
             once (then there is one fit, of the last task).
         reinitialize: Whether each fit starts from the initial weights.
-        optimizer_state: ``"reset"`` at each task, or ``"keep"``.
-        batch_size, eval_batch_size, num_workers, drop_last: Of the tasks' loaders.
+        optimizer_state: ``"reset"`` at each task, or ``"keep"``, as a stream without boundaries always does.
+        batch_size, eval_batch_size, num_workers, drop_last, updates_per_batch: Of the tasks' loaders.
         seed: Decides order, augmentation and every random number of a stage.
         metric: Name of the metric that the module logs in ``test_step`` (``test_<metric>``).
         higher_is_better: Whether more of it is good.
@@ -50,6 +50,7 @@ class Settings:
     eval_batch_size: int = 1000
     num_workers: int = 0
     drop_last: bool = False
+    updates_per_batch: int = 1
     seed: int = 0
     metric: str = "accuracy"
     higher_is_better: bool = True
@@ -78,7 +79,7 @@ class Settings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r}", f"one of {', '.join(allowed)}", "leave it out")
-        for name in ("batch_size", "eval_batch_size", "checkpoint_every_n_steps"):
+        for name in ("batch_size", "eval_batch_size", "updates_per_batch", "checkpoint_every_n_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}", "an integer >= 1", "leave it out for the default")

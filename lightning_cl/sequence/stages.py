@@ -53,6 +53,7 @@ def task_data(state: SequenceState, task: Task) -> TaskDataModule:
         num_workers=settings.num_workers,
         seed=settings.seed,
         drop_last=settings.drop_last,
+        updates_per_batch=settings.updates_per_batch,
     )
     datamodule.seen_tasks = state.stream[: task.id + 1]  # type: ignore[attr-defined]
     return datamodule
@@ -65,7 +66,8 @@ def fit(state: SequenceState, task: Task) -> None:
         state.module = copy.deepcopy(state.initial_module)
     carry = CarryOptimizer(state.optimizer)
     behind: list[Any] = []
-    if settings.optimizer_state == "keep":
+    goes_on = not state.has_boundaries and getattr(state.module, "automatic_optimization", True)
+    if settings.optimizer_state == "keep" or goes_on:
         behind.append(carry)
     if settings.evaluate_every_n_steps:
         behind.append(ContinualEvaluation(state, task))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.errors import InputError
 from lightning_cl.sequence.settings import Settings
 
 LIGHTNING = ("lightning.", "pytorch_lightning.")
@@ -66,8 +67,15 @@ class SequenceState:
         }
         if self.settings.reinitialize and self.initial_module is None:
             self.initial_module = copy.deepcopy(self.module)
+        if not self.has_boundaries:
+            refuse_boundaries(self.callbacks, self.stream)
         for callback in self.method_callbacks:
             callback.consolidate_when = "manual"
+
+    @property
+    def has_boundaries(self) -> bool:
+        """Whether methods may know where a task ends."""
+        return getattr(self.stream, "has_boundaries", True)
 
     @property
     def method_callbacks(self) -> list[MethodCallback]:
@@ -131,6 +139,22 @@ class SequenceState:
     def timed(self, task: int, stage: str) -> "_Timer":
         """Time a block as part of a stage."""
         return _Timer(self, task, stage)
+
+
+def refuse_boundaries(callbacks: Sequence[Any], stream: Any) -> None:
+    """Refuse methods that need to know where a task ends, on a stream that does not say.
+
+    Raises:
+        InputError: With the name of the first of them.
+    """
+    for callback in callbacks:
+        if getattr(callback, "needs_boundary", False):
+            fills = getattr(callback, "fill", None) == "consolidate"
+            raise InputError(
+                f"{type(callback).__name__} on stream {stream.name!r}, which has no task boundaries",
+                "a method that works by the step",
+                "set fill='step'" if fills else "use Replay(fill='step') or AGEM(policy='reservoir', fill='step')",
+            )
 
 
 class _Timer:

@@ -1,6 +1,7 @@
 """Streams of tasks: scenarios, task data, loaders that resume, data sets."""
 
 from lightning_cl.streams.augmentations import RandomCropFlip
+from lightning_cl.streams.blurred import blurry, gradual
 from lightning_cl.streams.build import build_stream
 from lightning_cl.streams.concat_data import ConcatData
 from lightning_cl.streams.data import Data
@@ -32,6 +33,7 @@ __all__ = [
     "TaskDataModule",
     "TaskLoader",
     "TensorData",
+    "blurry",
     "build_stream",
     "cifar10",
     "cifar100",
@@ -42,6 +44,7 @@ __all__ = [
     "digits",
     "domain_incremental",
     "fashion_mnist",
+    "gradual",
     "image_folder",
     "merge_tasks",
     "mnist",

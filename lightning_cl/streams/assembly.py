@@ -26,6 +26,7 @@ class Plan:
         transform: The task's transform of its inputs.
         train: Which training samples may be taken (N,), by default all.
         test: Which test samples may be taken, by default all.
+        in_order: The training samples are those of ``train``, and are served in that order.
     """
 
     classes: Sequence[str]
@@ -34,6 +35,7 @@ class Plan:
     transform: TaskTransform | None = None
     train: Tensor | None = None
     test: Tensor | None = None
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def assemble(
     serving: Serving,
     *,
     with_task_ids: bool = False,
+    has_boundaries: bool = True,
 ) -> Stream:
     """The stream of the planned tasks.
 
@@ -75,11 +78,15 @@ def assemble(
         class_names: The stream's class names in order of first appearance.
         serving: What all tasks share.
         with_task_ids: Whether batches are ``(x, y, task)``.
+        has_boundaries: See `Stream`.
     """
     train, test = (part.padded(serving.pad) if serving.pad else part for part in (source.train, source.test))
     tasks = []
     for number, plan in enumerate(plans):
-        rows, labels = _select(train.targets, plan.label_map, plan.train)
+        if plan.in_order and plan.train is not None:
+            rows, labels = plan.train, plan.label_map[train.targets[plan.train]]
+        else:
+            rows, labels = _select(train.targets, plan.label_map, plan.train)
         rows_test, labels_test = _select(test.targets, plan.label_map, plan.test)
         kept, held = hold_out(labels, serving.validation_fraction, serving.seed, "validation", number)
         common: dict[str, Any] = {
@@ -98,9 +105,10 @@ def assemble(
                 validation=train.view(rows[held], labels[held], augment=None, **common) if len(held) else None,
                 test=test.view(rows_test, labels_test, augment=None, **common),
                 seed=serving.seed,
+                in_order=plan.in_order,
             )
         )
-    return Stream(serving.name, scenario, tasks, class_names)
+    return Stream(serving.name, scenario, tasks, class_names, has_boundaries=has_boundaries)
 
 
 def _select(targets: Tensor, label_map: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,9 @@ def build_stream(
     normalize: tuple[Any, Any] | None = None,
     pad: int | None = None,
     online_over: str = "class_incremental",
+    blur: float | None = None,
+    width: float | None = None,
+    boundaries: bool | None = None,
 ) -> Stream:
     """The stream of a config: dispatches to the scenario's builder.
 
@@ -44,6 +47,9 @@ def build_stream(
         normalize: (mean, standard deviation), each one number per channel.
         pad: Zeros added on each side of the images.
         online_over: For ``scenario="online"``: the scenario that makes the tasks.
+        blur: Of `blurry`: share of each task's samples that is in other tasks.
+        width: Of `gradual`: how long a class is met, in lengths of a stretch.
+        boundaries: Of `blurry`: whether methods may know where a task ends.
 
     Raises:
         InputError: For an unknown scenario, and as the scenario's builder does.
@@ -66,11 +72,14 @@ def build_stream(
     if made_by == "data_incremental":
         refuse("data_incremental", classes_per_task=classes_per_task)
         del arguments["classes_per_task"], arguments["class_order_seed"]
+    given = {"blur": blur, "width": width, "boundaries": boundaries, "transform": transform}
+    own = {"blurry": ("blur", "boundaries"), "gradual": ("width",)}.get(made_by, ("transform",))
+    refuse(made_by, **{key: value for key, value in given.items() if key not in own})
+    arguments |= {key: given[key] for key in own if given[key] is not None}
     return builder(
         dataset,
         n_tasks,
         base_fraction=base_fraction,
-        transform=transform,
         name=name,
         validation_fraction=validation_fraction,
         seed=seed,

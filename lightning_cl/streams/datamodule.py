@@ -18,6 +18,7 @@ class TaskDataModule(LightningDataModule):
         num_workers: Worker processes for data that are not ``cheap``; the batches do not depend on it.
         seed: Seed of the order of training batches.
         drop_last: Leave out a last training batch that is not full.
+        updates_per_batch: How often each training batch is served, one time after the other; see `TaskLoader`.
     """
 
     def __init__(
@@ -29,10 +30,12 @@ class TaskDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         drop_last: bool = False,
+        updates_per_batch: int = 1,
     ) -> None:
         super().__init__()
         self.task, self.seed, self.drop_last = task, seed, drop_last
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.updates_per_batch = updates_per_batch
 
     def train_dataloader(self) -> TaskLoader:
         """Shuffled, augmented training batches; order and augmentation follow (seed, task, epoch, index)."""
@@ -45,6 +48,8 @@ class TaskDataModule(LightningDataModule):
             seed=self.seed,
             task_id=self.task.id,
             num_workers=self.num_workers,
+            in_order=self.task.in_order,
+            updates_per_batch=self.updates_per_batch,
         )
 
     def val_dataloader(self) -> TaskLoader | list[TaskLoader]:

@@ -29,11 +29,16 @@ class TaskLoader:
         seed: Seed of the order.
         task_id: Goes into the order's seed.
         num_workers: Processes that prepare batches, for data that are not ``cheap``.
+        in_order: Serve the data in their own order although ``shuffle`` is set (each process still has its share): for
+            streams that drift.
+        updates_per_batch: How often each batch is served, one time after the other, as it is. Callbacks with a memory
+            draw anew each time, and store the batch after the last. Any train loader of yours that has this attribute,
+            and does so, is treated alike.
 
-    State: ``{"version": 1, "epoch": e, "batches": n}``, n batches yielded in epoch e.
+    State: ``{"version": 1, "epoch": e, "batches": n}``, n batches yielded in epoch e, each time counted.
 
     Raises:
-        InputError: If ``batch_size < 1``, or ``drop_last`` would leave no batch at all.
+        InputError: If ``batch_size`` or ``updates_per_batch`` is below 1, or ``drop_last`` would leave no batch at all.
 
     Example:
         >>> from lightning_cl.streams import TensorData
@@ -53,6 +58,8 @@ class TaskLoader:
         seed: int = 0,
         task_id: int = 0,
         num_workers: int = 0,
+        in_order: bool = False,
+        updates_per_batch: int = 1,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}", "an integer >= 1", "set batch_size=128")
@@ -62,9 +69,12 @@ class TaskLoader:
                 "at least one full batch",
                 "set a smaller batch_size or drop_last=false",
             )
+        if updates_per_batch < 1:
+            raise InputError(f"updates_per_batch={updates_per_batch!r}", "an integer >= 1", "set updates_per_batch=1")
         self.dataset, self.batch_size, self.num_workers = data, batch_size, num_workers
         self.shuffle, self.augment, self.drop_last = shuffle, augment, drop_last
         self.seed, self.task_id = seed, task_id
+        self.in_order, self.updates_per_batch = in_order, updates_per_batch
         self._epoch = self._batches = 0
         self._resume = False
 
@@ -101,28 +111,35 @@ class TaskLoader:
         return TaskLoader(self.dataset, batch_size or self.batch_size, num_workers=self.num_workers)
 
     def __len__(self) -> int:
-        """Number of batches in an epoch (of this process)."""
+        """Number of batches in an epoch (of this process), each as often as it is served."""
         n = len(self.dataset)
         if self.shuffle:
             n = -(-n // _world()[1])
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        n = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        return n * self.updates_per_batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """One epoch, or what is left of it. Nothing is computed before the first ``next``: Lightning sets the epoch
         after it has asked for the iterator."""
         start = self._batches if self._resume and self._batches < len(self) else 0
         self._resume, self._batches = False, start
-        batches = self._order().split(self.batch_size)[start : len(self)]
+        times = self.updates_per_batch
+        batches = self._order().split(self.batch_size)[start // times : len(self) // times]
         for batch in self._serve(batches):
-            self._batches += 1
-            yield batch
+            for left in reversed(range(times - self._batches % times)):
+                self._batches += 1
+                # a copy, because a batch may be changed in place while it is trained on
+                yield tuple(leaf.clone() for leaf in batch) if left else batch
 
     def _order(self) -> Tensor:
         """Sample indices of this epoch, of this process."""
         n = len(self.dataset)
         if not self.shuffle:
             return torch.arange(n)
-        order = torch.randperm(n, generator=generator(self.seed, "order", self.task_id, self._epoch))
+        if self.in_order:
+            order = torch.arange(n)
+        else:
+            order = torch.randperm(n, generator=generator(self.seed, "order", self.task_id, self._epoch))
         rank, world = _world()
         if world > 1:
             order = order.repeat(-(-world // n) + 1)[: -(-n // world) * world][rank::world]

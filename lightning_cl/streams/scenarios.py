@@ -1,7 +1,8 @@
 """One builder per scenario, from any classification data set to a stream.
 
 Scenarios after van de Ven & Tolias, "Three scenarios for continual learning" (arXiv:1904.07734), with data_incremental
-(same classes, new samples) and online (one pass). Every builder takes the keyword arguments of ``assembly.Serving``.
+(same classes, new samples), online (one pass), and those of `blurred`, whose tasks overlap. Every builder takes the
+keyword arguments of ``assembly.Serving``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ import torch
 
 from lightning_cl.errors import InputError
 from lightning_cl.streams.assembly import Plan, Serving, assemble
+from lightning_cl.streams.blurred import blurry, gradual
 from lightning_cl.streams.data import TaskTransform
 from lightning_cl.streams.grouping import class_groups, label_map, needed, one_per_task, refuse, split_plans
 from lightning_cl.streams.source import Classification
@@ -162,12 +164,14 @@ def online(
     stream = builder_of(over, "online_over", [name for name in BUILDERS if name != "online"])(
         source, n_tasks, **arguments
     )
-    return Stream(stream.name, "online", stream.tasks, stream.class_names)
+    return Stream(stream.name, "online", stream.tasks, stream.class_names, has_boundaries=stream.has_boundaries)
 
 
 BUILDERS = {
     builder.__name__: builder
-    for builder in (class_incremental, task_incremental, domain_incremental, data_incremental, online)
+    for builder in (
+        *(class_incremental, task_incremental, domain_incremental, data_incremental, online, blurry, gradual),
+    )
 }
 
 

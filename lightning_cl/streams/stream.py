@@ -18,16 +18,27 @@ class Stream(Sequence[Task]):
     Args:
         name: Name of the stream, as in ``stream=split_mnist``.
         scenario: ``class_incremental``, ``task_incremental``, ``domain_incremental``, ``data_incremental`` or
-            ``online``.
+            ``online``, ``blurry`` or ``gradual``.
         tasks: The tasks, with ids 0, 1, ...
         class_names: All class names in order of first appearance; labels index this list.
+        has_boundaries: Whether a method may know where a task ends. Without boundaries a task is only a stretch of the
+            stream behind which results are written: methods that need to know are refused, and an optimizer keeps its
+            state.
 
     Raises:
         InputError: If there is no task, or a task has no training or test samples.
     """
 
-    def __init__(self, name: str, scenario: str, tasks: Sequence[Task], class_names: Sequence[str]) -> None:
-        self.name, self.scenario = name, scenario
+    def __init__(
+        self,
+        name: str,
+        scenario: str,
+        tasks: Sequence[Task],
+        class_names: Sequence[str],
+        *,
+        has_boundaries: bool = True,
+    ) -> None:
+        self.name, self.scenario, self.has_boundaries = name, scenario, has_boundaries
         self.tasks, self.class_names = list(tasks), list(class_names)
         if not self.tasks:
             raise InputError(f"stream {name!r} without tasks", "at least one task", "set stream.n_tasks=2")

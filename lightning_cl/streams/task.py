@@ -18,6 +18,7 @@ class Task:
         validation: Data held out of the training data, or None.
         test: Test data.
         seed: The stream's seed for order and augmentation.
+        in_order: Training samples are served in their own order, the same in every epoch.
     """
 
     id: int
@@ -28,3 +29,4 @@ class Task:
     validation: Data | None
     test: Data
     seed: int = 0
+    in_order: bool = False

@@ -108,6 +108,21 @@ def test_trainer(trainer: str):
     assert make(logger=False, enable_checkpointing=False).max_epochs == 10
 
 
+@pytest.mark.parametrize("stream", ["online_mnist", "blurry_mnist", "gradual_mnist"])
+def test_streams_of_one_pass(stream: str):
+    config = composed(f"stream={stream}", "method=[er,a_gem]")
+    assert instantiate(config.trainer, _convert_="all")(logger=False, enable_checkpointing=False).max_epochs == 1
+    assert (config.batch_size, config.updates_per_batch) == (10, 1)
+    assert composed(f"stream={stream}", "trainer.max_epochs=3").trainer.max_epochs == 3
+    built = {name: instantiate(section, _convert_="all") for name, section in config.callbacks.items()}
+    assert not built["er"].needs_boundary
+    assert built["a_gem"].needs_boundary == (stream == "online_mnist")
+
+
+def test_a_stream_without_a_scenario_has_epochs_too():
+    assert composed("~stream.scenario", "model.head=growing").trainer.max_epochs == 10
+
+
 @pytest.mark.parametrize("logger", options("logger"))
 def test_logger(logger: str, tmp_path: Path):
     make = instantiate(composed(f"logger={logger}").loggers[logger], _convert_="all")
