@@ -16,6 +16,7 @@ _WHERE = {
     "RWalk": "callbacks.rwalk",
     "KroneckerEWC": "callbacks.kfac_ewc",
     "Replay": "callbacks.replay",
+    "DGR": "callbacks.dgr",
     "FreezingSchedule": "callbacks.freezing",
     "FineTuningModule": "finetuning.module",
     "ReplayDataModule": "streams.replay_datamodule",

@@ -8,6 +8,7 @@ _WHERE = {
     "TorchvisionBackbone": "torchvision_backbone",
     "ClassifierHead": "head",
     "TaskHeads": "task_heads",
+    "VAE": "vae",
     "xavier_uniform": "initialization",
 }
 __all__ = sorted(_WHERE)
