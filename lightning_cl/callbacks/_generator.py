@@ -50,17 +50,19 @@ class ReplayGenerator:
     @torch.no_grad()
     def sample(self, n: int, device: torch.device, rank: int = 0, world: int = 1) -> Tensor:
         """This process's n of the inputs that the kept decoder gives, (n, *input_shape)."""
-        assert self.vae is not None and self.past_decoder is not None
+        assert self.vae is not None
+        assert self.past_decoder is not None
         self._move(device)
         return self.vae.sample(self._noise(n, device, rank, world), self.past_decoder)
 
-    def step(self, x: Tensor, replayed: Tensor | None, weights: tuple[float, float], trainer: Any = None) -> float:
-        """One step of Adam on the weighted losses of current and replayed inputs; returns the loss."""
+    def step(self, x: Tensor, replayed: Tensor | None, weights: tuple[float, float], trainer: Any = None) -> None:
+        """One step of Adam on the weighted losses of current and replayed inputs."""
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         if self.vae is None:
             self._make(list(x.shape[1:]))
         self._move(x.device)
-        assert self.vae is not None and self.optimizer is not None
+        assert self.vae is not None
+        assert self.optimizer is not None
         n = len(x)
         inputs = x if replayed is None else torch.cat([x, replayed])
         losses = self.vae(inputs, self._noise(len(inputs), x.device, rank, world))
@@ -73,10 +75,10 @@ class ReplayGenerator:
             for parameter in self.vae.parameters():
                 parameter.grad = trainer.strategy.reduce(parameter.grad, reduce_op="mean")
         self.optimizer.step()
-        return float(loss.detach())
 
     def _noise(self, n: int, device: torch.device, rank: int, world: int) -> Tensor:
-        drawn = torch.randn(n * world, self.options["latent"], generator=self._random)
+        # the default dtype inside a training step may be another one ("bf16-true")
+        drawn = torch.randn(n * world, self.options["latent"], generator=self._random, dtype=torch.float32)
         return drawn[rank::world].to(device)
 
     def _make(self, input_shape: list[int]) -> None:
@@ -84,7 +86,8 @@ class ReplayGenerator:
         self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.lr)
 
     def _move(self, device: torch.device) -> None:
-        assert self.vae is not None and self.optimizer is not None
+        assert self.vae is not None
+        assert self.optimizer is not None
         if next(self.vae.parameters()).device == device:
             return
         self.vae.to(device)
@@ -114,7 +117,8 @@ class ReplayGenerator:
         if state["vae"] is None:
             return
         self._make(state["input_shape"])
-        assert self.vae is not None and self.optimizer is not None
+        assert self.vae is not None
+        assert self.optimizer is not None
         self.vae.load_state_dict(state["vae"])
         moments = {i: {key: value.clone() for key, value in of.items()} for i, of in state["optimizer"].items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})

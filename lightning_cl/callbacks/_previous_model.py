@@ -41,9 +41,9 @@ class PreviousModel:
     def __call__(self, module: nn.Module, read: Callable[[Any, Any], Any], batch: Any) -> Any:
         """``read(module, batch)`` of then; of logits (N, C), or of the first of a tuple, the columns known then."""
         live = _tensors_of(module)
-        # a module that was replaced by a smaller one has other names, or shapes that cannot be padded
-        self.tensors = {name: tensor.to(live[name].device) for name, tensor in self.tensors.items() if name in live}
-        then = {f"module.{name}": pad_to(tensor, live[name].shape) for name, tensor in self.tensors.items()}
+        here = {name: tensor.to(live[name].device) for name, tensor in self.tensors.items() if name in live}
+        self.tensors.update(here)
+        then = {f"module.{name}": pad_to(tensor, live[name].shape) for name, tensor in here.items()}
         with _compat.evaluating(module):
             output = torch.func.functional_call(_Reading(module, read), then, (batch,))
         logits = output[0] if isinstance(output, tuple) else output

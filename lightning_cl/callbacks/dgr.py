@@ -24,7 +24,7 @@ TASK_NAMES = ("task", "task_id", "task_ids")
 
 
 class DGR(MethodCallback):
-    r"""Replays samples that a generator makes, labelled by the previous model: deep generative replay; stores no sample.
+    r"""Replays samples that a VAE makes, labelled by the previous model: deep generative replay; stores no sample.
 
     Sources: Shin et al. 2017, arXiv:1705.08690; losses as van de Ven & Tolias 2019, arXiv:1904.07734, and its code.
 
@@ -53,6 +53,7 @@ class DGR(MethodCallback):
         latent: Width of its latent.
         decoder: ``"bernoulli"`` for inputs in [0, 1]; ``"gaussian"`` for any others (normalized ones).
         lr: Learning rate of its Adam.
+        generator_steps: Steps of the VAE on each training batch; more where a task has few batches.
         batch_size: Generated samples per step (and process); as many as the current batch has by default.
         weights: ``"tasks"``, or the pair (current, replayed).
         logits_fn: ``(module, batch) -> logits (N, C)``, or a tuple that starts with them. By default ``module(x)`` or,
@@ -73,6 +74,7 @@ class DGR(MethodCallback):
         latent: int = 100,
         decoder: Literal["bernoulli", "gaussian"] = "bernoulli",
         lr: float = 1e-3,
+        generator_steps: int = 1,
         batch_size: int | None = None,
         weights: Literal["tasks"] | Sequence[float] = "tasks",
         logits_fn: Callable[..., Any] | None = None,
@@ -86,12 +88,15 @@ class DGR(MethodCallback):
         check_widths(hidden, latent, decoder)
         if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
             raise InputError(f"lr={lr!r}", "a finite number > 0", "try lr=1e-3")
+        if not isinstance(generator_steps, int) or generator_steps < 1:
+            raise InputError(f"generator_steps={generator_steps!r}", "an integer >= 1", "leave it out for 1")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size={batch_size!r}", "an integer >= 1, or None", "leave it out")
         if weights != "tasks" and not two_weights(weights):
             expected = "'tasks' or two finite numbers >= 0 (current, replayed)"
             raise InputError(f"weights={weights!r}", expected, "try weights=(0.5, 0.5)")
-        self.batch_size, self.weights, self.logits_fn = batch_size, weights, logits_fn
+        self.generator_steps, self.batch_size = generator_steps, batch_size
+        self.weights, self.logits_fn = weights, logits_fn
         self.generator = ReplayGenerator(hidden, latent, decoder, lr, derive_seed(seed, name))
         self.previous = PreviousModel()
         self.task_ids: list[int] = []
@@ -144,10 +149,12 @@ class DGR(MethodCallback):
         parts = _parts_of(batch)
         weights = self.loss_weights
         with torch.autocast(parts.x.device.type, enabled=False):
-            self._check(parts.x)
-            inputs = self._generated(parts) if self.previous and weights[1] > 0 else None
+            self._check(parts.x, batch_idx)
+            inputs = None
+            for _ in range(self.generator_steps):
+                inputs = self._generated(parts) if self.previous and weights[1] > 0 else None
+                self.generator.step(parts.x.float(), inputs, weights, self._trainer)
             labelled = self._labelled(batch, parts, inputs) if inputs is not None else None
-            self.generator.step(parts.x.float(), inputs, weights, self._trainer)
         if parts.task is not None:
             self.task_ids = sorted({*self.task_ids, *parts.task.unique().tolist()})
         replayed = call(labelled) if labelled is not None else None
@@ -155,10 +162,12 @@ class DGR(MethodCallback):
             return output
         return with_loss(output, weights[0] * current + weights[1] * replayed)
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, batch_idx: int) -> None:
         """Refuse inputs that the VAE cannot learn."""
-        low, high = (float(bound) for bound in x.detach().aminmax())
-        if self.generator.options["decoder"] == "bernoulli" and not (low >= 0 and high <= 1):
+        # on an accelerator, reading a value waits for it
+        readable = x.device.type == "cpu" or batch_idx == 0
+        if self.generator.options["decoder"] == "bernoulli" and readable and not bool(((x >= 0) & (x <= 1)).all()):
+            low, high = (float(bound) for bound in x.aminmax())
             raise InputError(
                 f"inputs between {low:.4g} and {high:.4g} for decoder='bernoulli'",
                 "inputs in [0, 1]",

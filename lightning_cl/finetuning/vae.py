@@ -16,7 +16,7 @@ class VAE(nn.Module):
     """Variational autoencoder with ReLU layers over flattened inputs of any shape (Kingma & Welling, arXiv:1312.6114).
 
     The encoder is ``hidden`` layers and two linear ones, for mean and log-variance of the latent; the decoder goes
-    from the latent through ``hidden``, reversed, to the input. The prior is a standard Gaussian.
+    from the latent through ``hidden``, reversed, to the input. The prior is a standard Gaussian. Weights are fp32.
 
     Args:
         input_shape: Shape of one sample.
@@ -99,7 +99,7 @@ def _layers(widths: Sequence[int], generator: torch.Generator | None) -> list[nn
 
 
 def _linear(before: int, after: int, generator: torch.Generator | None) -> nn.Linear:
-    layer = torch.nn.utils.skip_init(nn.Linear, before, after)
+    layer = torch.nn.utils.skip_init(nn.Linear, before, after, dtype=torch.float32)
     bound = 1 / math.sqrt(before)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

@@ -47,9 +47,7 @@ def reconstruction_loss(output: Tensor, x: Tensor, decoder: Decoder = "bernoulli
     raise ValueError(f"decoder={decoder!r}; expected one of {', '.join(DECODERS)}. HINT: 'bernoulli' is for [0, 1]")
 
 
-def vae_loss(
-    output: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor, decoder: Decoder = "bernoulli"
-) -> Tensor:
+def vae_loss(output: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor, decoder: Decoder = "bernoulli") -> Tensor:
     """Negative evidence lower bound divided by the number of features, (N,).
 
     The division (van de Ven & Tolias 2018, arXiv:1809.10635) keeps the size of the loss, and with it a learning rate,
