@@ -85,7 +85,7 @@ def test_outputs_that_are_no_logits():
 
     callback, net = dgr(), Features()
     fit(net, data(0), callback)
-    with pytest.raises(InputError, match="dict of Features for 6 generated inputs; expected logits .* logits_fn"):
+    with pytest.raises(InputError, match=r"dict of Features for 6 generated inputs; expected logits .* logits_fn"):
         fit(net, data(1), callback)
     callback, net = dgr(logits_fn=lambda module, batch: (module(batch[0])["logits"], batch[1])), Features()
     for task in range(2):
