@@ -20,7 +20,7 @@ class ReplayGenerator:
 
     Args:
         hidden, latent, decoder: See :class:`~lightning_cl.finetuning.VAE`; it is made at the first :meth:`step`.
-        lr: Of Adam, whose moments are kept over all tasks.
+        lr: Of Adam.
         seed: Of initial weights, generated inputs and training noise.
     """
 
@@ -42,10 +42,12 @@ class ReplayGenerator:
         parameters = [parameter for module in modules for parameter in module.parameters()]
         return sum(tensor.nbytes for tensor in [*parameters, *moments])
 
-    def keep(self) -> None:
-        """What is learnt by now is what :meth:`sample` gives from now on."""
+    def keep(self, *, moments: bool) -> None:
+        """What is learnt by now is what :meth:`sample` gives from now on; Adam begins anew unless ``moments``."""
         assert self.vae is not None
         self.past_decoder = copy.deepcopy(self.vae.decoder)
+        if not moments:
+            self.optimizer = torch.optim.Adam(self.vae.parameters(), lr=self.lr)
 
     @torch.no_grad()
     def sample(self, n: int, device: torch.device, rank: int = 0, world: int = 1) -> Tensor:

@@ -110,20 +110,23 @@ class Watched(DGR):
         return self.seen
 
 
-def test_the_generator_learns_as_a_plain_loop_would():
-    callback = Watched(hidden=(16,), latent=3, lr=0.01)
+@pytest.mark.parametrize("kept", ["reset", "keep"])
+def test_the_generator_learns_as_a_plain_loop_would(kept: Any):
+    callback = Watched(hidden=(16,), latent=3, lr=0.01, optimizer_state=kept)
     seen = callback.watch()
     learn(Net(), callback, tasks=3)
     from lightning_cl.finetuning import VAE
     from lightning_cl.functional.seeding import derive_seed, generator
 
-    assert len(seen) == 24
+    assert len(seen) == 24  # of three tasks
     vae = VAE((2, 2), (16,), 3, generator=generator(derive_seed(0, "dgr"), "weights"))
     optimizer = torch.optim.Adam(vae.parameters(), lr=0.01)
     for i, (x, replayed, _, random, after) in enumerate(seen):
         noise = torch.Generator()
         noise.set_state(random)
         k = i // 8 + 1
+        if i % 8 == 0 and kept == "reset":
+            optimizer = torch.optim.Adam(vae.parameters(), lr=0.01)
         assert (replayed is None) == (k == 1)
         n = len(x) if replayed is None else len(x) + len(replayed)
         drawn = torch.randn(n, 3, generator=noise)
@@ -260,13 +263,15 @@ def test_nothing_is_left_on_the_module():
     assert set(net.state_dict()) == set(Net().state_dict())
 
 
-def test_bytes_of_state():
-    callback = dgr()
+@pytest.mark.parametrize("kept", ["reset", "keep"])
+def test_bytes_of_state(kept: Any):
+    callback = dgr(optimizer_state=kept)
     learn(Net(), callback)
     parameters = sum(p.numel() for p in callback.generator.vae.parameters())  # type: ignore[union-attr]
     decoder = 3 * 16 + 16 + 16 * 4 + 4
     steps = 4 * len(callback.generator.optimizer.state)  # type: ignore[union-attr]
-    assert callback.nbytes == 4 * (3 * parameters + decoder + len(Net().weights)) + steps
+    copies = {"reset": 1, "keep": 3}[kept]
+    assert callback.nbytes == 4 * (copies * parameters + decoder + len(Net().weights)) + steps
     saved = [t for t in torch.utils._pytree.tree_leaves(callback.state_dict()) if isinstance(t, Tensor)]
     assert sum(t.nbytes for t in saved) == callback.nbytes + callback.generator._random.get_state().nbytes
 

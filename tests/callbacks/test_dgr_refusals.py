@@ -20,6 +20,7 @@ from tests.callbacks.replay_examples import fit
         ({"decoder": "poisson"}, "decoder='poisson'; expected one of bernoulli, gaussian"),
         ({"lr": 0}, "lr=0; expected a finite number > 0"),
         ({"lr": "fast"}, "lr='fast'; expected a finite number > 0"),
+        ({"optimizer_state": "drop"}, "optimizer_state='drop'; expected 'reset' or 'keep'"),
         ({"generator_steps": 0}, "generator_steps=0; expected an integer >= 1"),
         ({"batch_size": 0}, "batch_size=0; expected an integer >= 1, or None"),
         ({"weights": (1.0,)}, r"weights=\(1.0,\); expected 'tasks' or two finite numbers"),

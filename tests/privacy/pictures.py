@@ -78,3 +78,21 @@ class Search:
                 distance = torch.cdist(rows.double(), samples.double(), p=float("inf"))
                 if bool((distance < 1e-3 * samples.abs().max()).any()):
                     yield f"{name} in a tensor of shape {tuple(tensor.shape)}"
+
+    def multiples_in(self, path: Path) -> list[str]:
+        """Tensors of a checkpoint with a row that is a multiple of one sample, or of it and a constant."""
+        width = self.forms["raw"].shape[1]
+        samples = _directions(self.forms["raw"])
+        found = []
+        for leaf in tree_leaves(torch.load(path, weights_only=True)):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() and leaf.numel() % width == 0:
+                likeness = (_directions(leaf.reshape(-1, width)) @ samples.T).abs()
+                if bool((likeness > 0.9999).any()):
+                    found.append(f"{path.name}: a tensor of shape {tuple(leaf.shape)}")
+        return found
+
+
+def _directions(rows: Tensor) -> Tensor:
+    centred = rows.double() - rows.double().mean(1, keepdim=True)
+    length = centred.norm(dim=1, keepdim=True)
+    return torch.where(length > 1e-15, centred / length, 0)

@@ -15,7 +15,7 @@ from tests.resume.helpers import Killed, contents, differences, learn, module, t
 
 
 def generative() -> Any:
-    return dgr(decoder="gaussian", lr=1e-3)
+    return dgr(decoder="gaussian", lr=1e-3, optimizer_state="keep")
 
 
 @pytest.mark.parametrize(
