@@ -28,6 +28,7 @@ _WHERE = {
     "BalancedFineTuning": "callbacks.balanced_fine_tuning",
     "AGEM": "callbacks.a_gem",
     "GEM": "callbacks.gem",
+    "DGR": "callbacks.dgr",
     "FreezingSchedule": "callbacks.freezing",
     "FineTuningModule": "finetuning.module",
     "ReplayDataModule": "streams.replay_datamodule",

@@ -11,6 +11,7 @@ _WHERE = {
     "TaskHeads": "task_heads",
     "NearestMean": "nearest_mean",
     "BiasCorrection": "bias_correction",
+    "VAE": "vae",
     "xavier_uniform": "initialization",
 }
 __all__ = sorted(_WHERE)
