@@ -15,6 +15,7 @@ from lightning_cl.callbacks._recording import ManualRecorder
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import leaves, select
 from lightning_cl.memory import find_labels
+from lightning_cl.memory.memory import LABEL_NAMES
 
 INPUT_NAMES = ("x", "input", "inputs", "image", "images", "data", "features", "pixel_values")
 
@@ -98,6 +99,26 @@ def logits_of(module: Any, batch: Any) -> tuple[Tensor, Tensor]:
     pair = inputs_and_labels(batch)
     assert pair is not None
     return module(pair[0]), pair[1]
+
+
+def outputs_and_targets(module: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
+    """``module(x)`` and whatever stands beside x: what a likelihood without integer labels is taken of.
+
+    Raises:
+        InputError: For a batch without an obvious x.
+    """
+    x = inputs_of(batch)
+    if x is None:
+        raise InputError(
+            f"a batch of type {type(batch).__name__!r} with no obvious inputs",
+            "(inputs, targets)",
+            "give logits_fn=lambda module, batch: (outputs, targets)",
+        )
+    if isinstance(batch, Mapping):
+        beside = [batch[name] for name in LABEL_NAMES if name in batch]
+    else:
+        beside = list(batch[1:2]) if isinstance(batch, tuple | list) else []
+    return module(x), beside[0] if beside and isinstance(beside[0], Tensor) else None
 
 
 class TrainingStepLoss:
