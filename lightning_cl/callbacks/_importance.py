@@ -47,10 +47,11 @@ def compute_importance(
     """Diagonal Fisher of ``module`` over ``loader``, on the module's device; nothing of the module is changed by it.
 
     The way to the logits is, in this order: ``logits_fn``; ``loss_fn``; the module's own ``importance_logits(batch)``;
-    ``module(x)``, if on the first batch its cross-entropy is the loss of the module's own ``training_step``, or if
-    another ``likelihood`` is asked for. Where there are no logits, the loss is that of ``training_step`` on one sample
-    at a time (the empirical Fisher, whatever ``labels`` asks for; a warning says so). Logging is muted, metrics, lists,
-    buffers and global random generators are put back, and manually optimized modules do not step.
+    ``module(x)``, or of a mapping without an obvious x ``module(**batch).logits``, if on the first batch its
+    cross-entropy is the loss of the module's own ``training_step``, or if another ``likelihood`` is asked for. Where
+    there are no logits, the loss is that of ``training_step`` on one sample at a time (the empirical Fisher, whatever
+    ``labels`` asks for; a warning says so). Logging is muted, metrics, lists, buffers and global random generators are
+    put back, and manually optimized modules do not step.
 
     Batches that cannot be split into samples (graphs) are collated anew from the loader's data set, one by one.
 

@@ -1,14 +1,17 @@
 """Which Fisher the callbacks take: likelihoods, large label sets, memory."""
 
+import logging
+from collections import UserDict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_cl import EWC, KroneckerEWC, RWalk
+from lightning_cl import EWC, MAS, KroneckerEWC, RWalk
 from lightning_cl.errors import InputError
-from lightning_cl.functional import diagonal_fisher
+from lightning_cl.functional import diagonal_fisher, mas_importance
 from lightning_cl.functional.kfac import kronecker_factors
 from tests.callbacks.importance_examples import Adapted
 
@@ -105,8 +108,59 @@ def test_targets_that_are_no_labels_are_not_taken_for_labels(labels: Any):
         ewc.consolidate(None, module, loader)
 
 
-def test_a_batch_without_obvious_inputs_is_refused():
-    module, loader = made(as_dict=True)
-    odd = [{"one": batch["x"], "two": batch["targets"]} for batch in loader]
-    with pytest.raises(InputError, match=r"no obvious inputs; expected \(inputs, targets\). HINT: give logits_fn"):
-        EWC(1.0, likelihood="gaussian").consolidate(None, module, odd)
+@pytest.mark.parametrize("batch", [[[1]], [{"one": torch.ones(6, 4), "two": torch.ones(6, 3)}]], ids=["list", "dict"])
+def test_a_batch_without_obvious_inputs_is_refused(batch: Any):
+    module, _ = made()
+    with pytest.raises(InputError, match=r"HINT: give (a )?logits_fn"):
+        EWC(1.0, likelihood="gaussian").consolidate(None, module, batch)
+
+
+class Named(Adapted):
+    """As Hugging Face has it: named inputs, an object with logits."""
+
+    def forward(self, features_a: Tensor, features_b: Tensor, labels: Tensor | None = None) -> Any:
+        logits = self.net(features_a + features_b)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SimpleNamespace(logits=logits, loss=loss)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(**batch).loss
+
+
+class Encoding(UserDict):
+    """A mapping that is no dict."""
+
+
+@pytest.mark.parametrize("kind", [dict, Encoding])
+def test_named_inputs_and_logits_are_found(kind: Any, caplog: pytest.LogCaptureFixture):
+    module, generator = Named(), torch.Generator().manual_seed(1)
+    a, b = (torch.randn(6, 4, generator=generator) for _ in range(2))
+    y = torch.randint(0, 3, (6,), generator=generator)
+    loader = [kind(features_a=a[p], features_b=b[p], labels=y[p]) for p in (slice(0, 4), slice(4, 6))]
+    sums = [(a + b, y)]
+    ewc, mas, kfac = EWC(1.0), MAS(1.0), KroneckerEWC(1.0)
+    with caplog.at_level(logging.WARNING, logger="lightning_cl"):
+        for callback in (ewc, mas, kfac):
+            callback.consolidate(None, module, loader)
+    assert not caplog.records
+    for found, expected in (
+        (ewc.importance, diagonal_fisher(module.net, sums)),
+        (mas.importance, mas_importance(module.net, sums)),
+    ):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[f"net.{name}"], value)
+    for name, factors in kronecker_factors(module.net, sums).items():
+        torch.testing.assert_close(kfac.blocks[f"net.{name}"].A[0], factors.A)
+
+
+def test_named_inputs_that_the_forward_does_not_take_are_said(caplog: pytest.LogCaptureFixture):
+    class Step(Named):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.cross_entropy(self.net(batch["extra"]), batch["labels"])
+
+    loader = [{"extra": torch.ones(4, 4), "labels": torch.tensor([0, 1, 2, 0])}]
+    with caplog.at_level(logging.WARNING, logger="lightning_cl"):
+        EWC(1.0).consolidate(None, Step(), loader)
+    assert "module(**batch) raises ValueError" in caplog.text
+    with pytest.raises(InputError, match=r"module\(\*\*batch\), which raises ValueError: .*HINT: give outputs_fn="):
+        MAS(1.0).consolidate(None, Step(), loader)
