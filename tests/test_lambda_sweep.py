@@ -34,7 +34,11 @@ def test_every_penalty_reads_the_sweeps_lambda(method: str):
 
 @pytest.mark.parametrize(
     ("experiment", "key"),
-    [("lambda_sweep", "lambda_"), ("vandeven2022/split_mnist_task_ewc_lambda", "callbacks.ewc.lambda_")],
+    [
+        ("lambda_sweep", "lambda_"),
+        ("permuted_mnist_lambda", "lambda_"),
+        ("vandeven2022/split_mnist_task_ewc_lambda", "callbacks.ewc.lambda_"),
+    ],
 )
 def test_the_grid_is_all_decades(experiment: str, key: str):
     grid = composed(f"experiment={experiment}", hydra=True).hydra.sweeper.params[key]

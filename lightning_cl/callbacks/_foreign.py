@@ -13,8 +13,10 @@ from lightning_cl import _compat
 from lightning_cl.callbacks._hub import loss_of
 from lightning_cl.callbacks._recording import ManualRecorder
 from lightning_cl.errors import InputError
+from lightning_cl.functional._importance_pass import default_outputs
 from lightning_cl.functional.batches import leaves, select
 from lightning_cl.memory import find_labels
+from lightning_cl.memory.memory import LABEL_NAMES
 
 INPUT_NAMES = ("x", "input", "inputs", "image", "images", "data", "features", "pixel_values")
 
@@ -62,42 +64,66 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Tensor] | None:
 
 
 def why_no_logits(module: Any, batch: Any) -> str:
-    """Empty if the loss of ``training_step`` is the cross-entropy of ``module(x)``; else what speaks against it.
+    """Empty if the loss of ``training_step`` is the cross-entropy of the logits; else what speaks against it.
 
+    These are ``module(x)``, or of a mapping without an obvious x ``module(**batch).logits``, as Hugging Face has it.
     Log-probabilities are as good as logits: ``log_softmax`` leaves them as they are.
     """
     if not getattr(module, "automatic_optimization", True):
         return "it optimizes manually"
-    pair = inputs_and_labels(batch)
-    if pair is None:
+    pair, call = inputs_and_labels(batch), "module(x)"
+    y = pair[1] if pair is not None else None
+    if y is None and isinstance(batch, Mapping) and inputs_of(batch) is None:
+        y, call = find_labels(batch), "module(**batch)"
+    if y is None:
         return f"a batch of type {type(batch).__name__!r} is not a pair of inputs and integer labels"
-    x, y = pair
     with torch.no_grad():
         try:
-            output = module(x)
+            output = logits_of(module, batch)[0]
         except Exception as error:  # anybody's forward may want anything
-            return f"module(x) raises {type(error).__name__}"
+            return f"{call} raises {type(error).__name__}"
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:-1] != (len(y),):
-            return f"module(x) gives {describe(output)}, not logits of shape (N, C)"
+            return f"{call} gives {describe(output)}, not logits of shape (N, C)"
         if len(y) == 0 or int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
             return f"labels do not lie in [0, {output.shape[1]})"
         try:
             loss = loss_of(_compat.training_step_of(module)(batch, 0))
         except Exception as error:
             return f"training_step raises {type(error).__name__} in eval mode"
-        expected = cross_entropy(output.float(), y)
+        expected = cross_entropy(output.float(), y.long())
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         return "training_step returns no loss"
     if not torch.isclose(loss.float().reshape(()), expected, rtol=1e-4, atol=1e-7, equal_nan=True):
-        return f"the loss of training_step is {float(loss):.5g}, cross_entropy(module(x), y) is {float(expected):.5g}"
+        return f"the loss of training_step is {float(loss):.5g}, cross_entropy({call}, y) is {float(expected):.5g}"
     return ""
 
 
-def logits_of(module: Any, batch: Any) -> tuple[Tensor, Tensor]:
+def logits_of(module: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
     """Logits and labels, where :func:`why_no_logits` found nothing against it."""
     pair = inputs_and_labels(batch)
-    assert pair is not None
-    return module(pair[0]), pair[1]
+    return (module(pair[0]), pair[1]) if pair is not None else default_outputs(module, batch)
+
+
+def outputs_and_targets(module: Any, batch: Any) -> tuple[Tensor, Tensor | None]:
+    """``module(x)`` and whatever stands beside x: what a likelihood without integer labels is taken of.
+
+    Raises:
+        InputError: For a batch without an obvious x.
+    """
+    x = inputs_of(batch)
+    if x is None and isinstance(batch, Mapping):
+        return default_outputs(module, batch)
+    if x is None:
+        raise InputError(
+            f"a batch of type {type(batch).__name__!r} with no obvious inputs",
+            "(inputs, targets)",
+            "give logits_fn=lambda module, batch: (outputs, targets)",
+        )
+    if isinstance(batch, Mapping):
+        beside = [batch[name] for name in LABEL_NAMES if name in batch]
+    else:
+        beside = list(batch[1:2]) if isinstance(batch, tuple | list) else []
+    return module(x), beside[0] if beside and isinstance(beside[0], Tensor) else None
 
 
 class TrainingStepLoss:

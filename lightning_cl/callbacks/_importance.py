@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_cl import _compat
-from lightning_cl.callbacks._foreign import TrainingStepLoss, Whole, is_splittable, logits_of, why_no_logits
+from lightning_cl.callbacks._foreign import (
+    TrainingStepLoss,
+    Whole,
+    is_splittable,
+    logits_of,
+    outputs_and_targets,
+    why_no_logits,
+)
 from lightning_cl.callbacks._snapshot import kept_state
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size, select
@@ -29,6 +36,9 @@ def compute_importance(
     n_draws: int,
     n_samples: int | None,
     seed: int,
+    likelihood: str,
+    top_k: int,
+    max_bytes: int,
     logits_fn: Callable[..., Any] | None,
     loss_fn: Callable[..., Any] | None,
     first_batch_only: bool = False,
@@ -37,7 +47,8 @@ def compute_importance(
     """Diagonal Fisher of ``module`` over ``loader``, on the module's device; nothing of the module is changed by it.
 
     The way to the logits is, in this order: ``logits_fn``; ``loss_fn``; the module's own ``importance_logits(batch)``;
-    ``module(x)``, if on the first batch its cross-entropy is the loss of the module's own ``training_step``. Where
+    ``module(x)``, or of a mapping without an obvious x ``module(**batch).logits``, if on the first batch its
+    cross-entropy is the loss of the module's own ``training_step``, or if another ``likelihood`` is asked for. Where
     there are no logits, the loss is that of ``training_step`` on one sample at a time (the empirical Fisher, whatever
     ``labels`` asks for; a warning says so). Logging is muted, metrics, lists, buffers and global random generators are
     put back, and manually optimized modules do not step.
@@ -48,7 +59,8 @@ def compute_importance(
         trainer: The Trainer, or None.
         module: The module, with the weights that will be used.
         loader: Batches of one task.
-        labels, n_draws, n_samples, seed, logits_fn, loss_fn: See :class:`~lightning_cl.EWC`.
+        labels, n_draws, n_samples, seed, likelihood, top_k, max_bytes, logits_fn, loss_fn: See
+            :class:`~lightning_cl.EWC`.
         first_batch_only: Only look whether it works: two samples of the first batch.
         quiet: The warning has been given already.
 
@@ -63,11 +75,12 @@ def compute_importance(
     with importance_pass(trainer, module, loader, seed=seed, first_batch_only=first_batch_only) as batches:
         if logits_fn is None and loss_fn is None:
             own_loss = TrainingStepLoss(trainer, module)
-            reason = (
-                "its batches cannot be split into samples" if batches.whole else why_no_logits(module, batches.first)
-            )
+            if batches.whole:
+                reason = "its batches cannot be split into samples"
+            else:
+                reason = "" if likelihood != "classification" else why_no_logits(module, batches.first)
             if not reason:
-                logits_fn = logits_of
+                logits_fn = logits_of if likelihood == "classification" else outputs_and_targets
             else:
                 loss_fn = own_loss
                 log.log(
@@ -81,12 +94,15 @@ def compute_importance(
         elif batches.whole and logits_fn is not None:
             raise batches.cannot_split()
         if first_batch_only and labels == "exact":
-            labels = "predicted"  # one backward pass in place of one per class
+            labels = "mc"  # one backward pass in place of one per class
         return diagonal_fisher(
             module,
             batches,
             labels=labels,
+            likelihood=likelihood,
             n_draws=n_draws,
+            top_k=top_k,
+            max_bytes=max_bytes,
             n_samples=None if first_batch_only else n_samples,
             distributed=batches.distributed,
             seed=seed,
@@ -115,7 +131,7 @@ def importance_pass(
         _kept_weights(module),
         _compat.muted_logging(module),
         _compat.evaluating(module),
-        _input_errors(),
+        input_errors(),
     ):
         # in here, because an iterator of a DataLoader draws a global random number
         yield TaskBatches(trainer, module, loader, first_batch_only)
@@ -201,7 +217,7 @@ def _kept_weights(module: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _input_errors() -> Iterator[None]:
+def input_errors() -> Iterator[None]:
     """Errors of the pure functions, in the form that people see."""
     try:
         yield

@@ -34,9 +34,15 @@ class EWC(QuadraticPenalty):
         gamma: Weight of the old importance in the online variant, in (0, 1], and in the average, in (0, 1) or
             ``"tasks"``: (t - 1) / t at the t-th task, the mean of all.
         labels: Labels of the Fisher: ``"exact"`` (expectation under the model), ``"mc"`` (drawn from the model),
-            ``"empirical"`` (true label), ``"predicted"`` (argmax), and those that reproduce other codes.
-        n_draws: Draws per sample of ``"mc"``.
+            ``"empirical"`` (true label), ``"predicted"`` (argmax), ``"top_k"`` (exact over the likeliest classes,
+            draws for the rest: large label sets), and ``"probability_weighted"`` and ``"batch_mean"``, which reproduce
+            other codes.
+        likelihood: What the outputs are: ``"classification"`` (softmax), ``"multi_label"`` (independent sigmoids), or
+            ``"gaussian"`` (regression, loss ``||f - y||^2 / 2``).
+        n_draws: Draws per sample of ``"mc"`` and ``"top_k"``.
+        top_k: Classes of ``"top_k"`` that are taken exactly.
         n_samples: Use a seeded subset of this many samples; all by default.
+        max_bytes: Of per-sample gradients and patches that are held at once.
         logits_fn: ``(module, batch) -> (logits, targets)``, for modules whose structure is not found by itself.
         loss_fn: ``(module, batch) -> loss`` of one sample, for modules without logits; gives the empirical Fisher.
         seed: Seed of the draws and of the subset.
@@ -54,8 +60,11 @@ class EWC(QuadraticPenalty):
         variant: Literal["offline", "online", "average"] = "offline",
         gamma: float | Literal["tasks"] | None = None,
         labels: str = "exact",
+        likelihood: str = "classification",
         n_draws: int = 1,
+        top_k: int = 10,
         n_samples: int | None = None,
+        max_bytes: int = 2**24,
         logits_fn: Callable[..., Any] | None = None,
         loss_fn: Callable[..., Any] | None = None,
         seed: int = 0,
@@ -76,7 +85,15 @@ class EWC(QuadraticPenalty):
             raise InputError("gamma=1 with variant='average'", "a number in (0, 1)", "gamma='tasks' is the mean of all")
         self.variant, self.gamma, self.labels = variant, gamma, labels
         self._fisher = TaskFisher(
-            labels=labels, n_draws=n_draws, n_samples=n_samples, logits_fn=logits_fn, loss_fn=loss_fn, seed=seed
+            labels=labels,
+            likelihood=likelihood,
+            n_draws=n_draws,
+            top_k=top_k,
+            n_samples=n_samples,
+            max_bytes=max_bytes,
+            logits_fn=logits_fn,
+            loss_fn=loss_fn,
+            seed=seed,
         )
 
     def _rehearse(self, trainer: Any, module: Any, loader: Any) -> None:

@@ -6,12 +6,13 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from lightning_cl.callbacks._foreign import logits_of, why_no_logits
-from lightning_cl.callbacks._importance import TaskBatches, importance_pass
+from lightning_cl.callbacks._foreign import logits_of, outputs_and_targets, why_no_logits
+from lightning_cl.callbacks._importance import TaskBatches, importance_pass, input_errors
 from lightning_cl.callbacks._penalty import PenaltyOptions, QuadraticPenalty
 from lightning_cl.callbacks._stability import StabilityGuard
 from lightning_cl.errors import InputError
-from lightning_cl.functional._cotangents import LABELS
+from lightning_cl.functional._cotangents import LABELS, Labels
+from lightning_cl.functional.fisher import check_labels
 from lightning_cl.functional.kfac import KroneckerFactors, kronecker_fisher
 from lightning_cl.functional.kronecker_penalty import KroneckerPenalty
 from lightning_cl.functional.penalty import merge_offline, merge_online
@@ -49,10 +50,7 @@ class KroneckerEWC(QuadraticPenalty):
         rest: ``"diagonal"`` or ``"none"``, for parameters in no layer with factors.
         max_size: Layers with more inputs or outputs than this are left to ``rest``; None takes all.
         labels: Labels of the Fisher: ``"exact"``, ``"mc"``, ``"empirical"``, ``"predicted"``, ... as in EWC.
-        n_draws: Draws per sample of ``"mc"``.
-        n_samples: Use a seeded subset of this many samples; all by default.
-        logits_fn: ``(module, batch) -> (logits, targets)``, for modules whose structure is not found by itself.
-        seed: Seed of the draws and of the subset.
+        likelihood, n_draws, top_k, n_samples, max_bytes, logits_fn, seed: As in EWC.
         name, lambda_schedule, unstable, include, exclude, consolidate, select, state_path: See
             :class:`~lightning_cl.callbacks._penalty.QuadraticPenalty`. Its ``apply="proximal"``, ``normalize``,
             ``importance_dtype``, ``importance_path`` and ``lambda_="auto"`` are refused.
@@ -69,8 +67,11 @@ class KroneckerEWC(QuadraticPenalty):
         rest: Literal["diagonal", "none"] = "diagonal",
         max_size: int | None = 8192,
         labels: str = "exact",
+        likelihood: str = "classification",
         n_draws: int = 1,
+        top_k: int = 10,
         n_samples: int | None = None,
+        max_bytes: int = 2**24,
         logits_fn: Callable[..., Any] | None = None,
         seed: int = 0,
         name: str = "kfac_ewc",
@@ -89,8 +90,19 @@ class KroneckerEWC(QuadraticPenalty):
         if n_draws < 1 or (n_samples is not None and n_samples < 1):
             raise InputError(f"n_draws={n_draws!r}, n_samples={n_samples!r}", "integers >= 1", "leave them out")
         self.accumulate, self.rest, self.max_size = accumulate, rest, max_size
-        self.labels, self.n_draws, self.n_samples = labels, n_draws, n_samples
-        self.logits_fn, self.seed = logits_fn, seed
+        if max_bytes < 1:
+            raise InputError(f"max_bytes={max_bytes!r}", "an integer >= 1", "leave it out for 16 MiB")
+        with input_errors():
+            check_labels(Labels(labels, likelihood, n_draws, top_k), None, None)
+        self.labels, self.logits_fn, self.likelihood = labels, logits_fn, likelihood
+        self._options: dict[str, Any] = {
+            "likelihood": likelihood,
+            "n_draws": n_draws,
+            "top_k": top_k,
+            "max_bytes": max_bytes,
+            "seed": seed,
+        }
+        self.n_samples, self.seed = n_samples, seed
         #: Name of a layer's weight to its penalty.
         self.blocks: dict[str, KroneckerPenalty] = {}
         self._named: dict[str, Tensor] | None = None
@@ -179,14 +191,13 @@ class KroneckerEWC(QuadraticPenalty):
                 module,
                 batches,
                 # one backward pass in place of one per class
-                labels="predicted" if first_batch_only and self.labels == "exact" else self.labels,
-                n_draws=self.n_draws,
-                logits_fn=self.logits_fn or _way_to_logits(module, batches),
+                labels="mc" if first_batch_only and self.labels == "exact" else self.labels,
+                logits_fn=self.logits_fn or _way_to_logits(module, batches, self.likelihood),
                 parameters=selected,
                 layers=[name for name, value in selected.items() if self._is_small(value)],
                 rest=self.rest,
                 n_samples=None if first_batch_only else self.n_samples,
-                seed=self.seed,
+                **self._options,
             )
 
     def _is_small(self, weight: Tensor) -> bool:
@@ -202,11 +213,13 @@ class KroneckerEWC(QuadraticPenalty):
         self.blocks = {name: KroneckerPenalty.from_state(block) for name, block in state["blocks"].items()}
 
 
-def _way_to_logits(module: Any, batches: TaskBatches) -> Callable[..., Any]:
+def _way_to_logits(module: Any, batches: TaskBatches, likelihood: str) -> Callable[..., Any]:
     if batches.whole:
         raise batches.cannot_split()
     if hasattr(module, "importance_logits"):
         return lambda module, batch: module.importance_logits(batch)
+    if likelihood != "classification":
+        return outputs_and_targets
     reason = why_no_logits(module, batches.first)
     if reason:
         raise InputError(

@@ -1,6 +1,6 @@
 """Memory aware synapses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack
 
 import torch
@@ -10,6 +10,8 @@ from lightning_cl.callbacks._foreign import Whole, describe, inputs_of
 from lightning_cl.callbacks._importance import TaskBatches, importance_pass
 from lightning_cl.callbacks._penalty import PenaltyOptions, QuadraticPenalty
 from lightning_cl.errors import InputError
+from lightning_cl.functional._importance_pass import default_outputs
+from lightning_cl.functional.batches import batch_size
 from lightning_cl.functional.mas import mas_importance
 
 OutputsFn = Callable[[Any, Any], Tensor]
@@ -29,7 +31,8 @@ class MAS(QuadraticPenalty):
     tasks. The paper's penalty has no 1/2: lambda is twice its lambda.
 
     :math:`f` is, in this order: ``outputs_fn``; the module's own ``importance_logits(batch)``; ``module(x)``, with the
-    first tensor of the batch. Outputs of inactive classes are left out.
+    first tensor of the batch; ``module(**batch).logits``, as Hugging Face has it. Outputs of inactive classes are left
+    out.
 
     State: importance and anchor, two tensors per trainable parameter.
 
@@ -85,16 +88,22 @@ def _outputs_of(module: Any, batches: TaskBatches) -> OutputsFn:
     """The way to the module's outputs that works on the first batch."""
     if hasattr(module, "importance_logits"):
         return lambda module, batch: module.importance_logits(batch)[0]
-    x = inputs_of(batches.first)
-    if x is None:
+    x, mapping = inputs_of(batches.first), isinstance(batches.first, Mapping)
+    if x is None and not mapping:
         raise InputError(
             f"a batch of type {type(batches.first).__name__!r} with no obvious inputs", "a tensor of inputs", HINT
         )
+
+    def outputs_fn(module: Any, batch: Any) -> Tensor:
+        return module(inputs_of(batch)) if x is not None else default_outputs(module, batch)[0]
+
+    call = "module(x)" if x is not None else "module(**batch)"
     try:
         with torch.no_grad():
-            outputs = module(x)
+            outputs = outputs_fn(module, batches.first)
     except Exception as error:  # anybody's forward may want anything
-        raise InputError(f"module(x), which raises {type(error).__name__}: {error}", "outputs", HINT) from error
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.shape[:1] != x.shape[:1]:
-        raise InputError(f"module(x), which gives {describe(outputs)}", "numbers of shape (N, ...)", HINT)
-    return lambda module, batch: module(inputs_of(batch))
+        raise InputError(f"{call}, which raises {type(error).__name__}: {error}", "outputs", HINT) from error
+    n = batch_size(batches.first)
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.shape[:1] != (n,):
+        raise InputError(f"{call}, which gives {describe(outputs)}", "numbers of shape (N, ...)", HINT)
+    return outputs_fn

@@ -43,7 +43,8 @@ class RWalk(QuadraticPenalty):
         epsilon: Damping of the score, > 0, in units of the loss (the authors' code has 1e-3).
         interval: Optimizer steps of an interval (the authors' code has 10 on MNIST, 50 on CIFAR).
         scale_terms: Scale Fisher and score to [0, 1], each over all parameters together; else add them as they are.
-        labels, n_draws, n_samples, logits_fn, loss_fn, seed: Of the Fisher, see :class:`~lightning_cl.EWC`.
+        labels, likelihood, n_draws, top_k, n_samples, max_bytes, logits_fn, loss_fn, seed: Of the Fisher, see
+            :class:`~lightning_cl.EWC`.
         name, apply, lambda_schedule, include, exclude, normalize, importance_dtype, importance_path, consolidate,
             select, state_path: See :class:`~lightning_cl.callbacks._penalty.QuadraticPenalty`.
 
@@ -61,8 +62,11 @@ class RWalk(QuadraticPenalty):
         interval: int = 10,
         scale_terms: bool = True,
         labels: str = "exact",
+        likelihood: str = "classification",
         n_draws: int = 1,
+        top_k: int = 10,
         n_samples: int | None = None,
+        max_bytes: int = 2**24,
         logits_fn: Callable[..., Any] | None = None,
         loss_fn: Callable[..., Any] | None = None,
         seed: int = 0,
@@ -79,7 +83,15 @@ class RWalk(QuadraticPenalty):
             raise InputError(f"interval={interval!r}", "an integer >= 1", "interval=10 is the default")
         self.gamma, self.scale_terms = gamma, scale_terms
         self._task_fisher = TaskFisher(
-            labels=labels, n_draws=n_draws, n_samples=n_samples, logits_fn=logits_fn, loss_fn=loss_fn, seed=seed
+            labels=labels,
+            likelihood=likelihood,
+            n_draws=n_draws,
+            top_k=top_k,
+            n_samples=n_samples,
+            max_bytes=max_bytes,
+            logits_fn=logits_fn,
+            loss_fn=loss_fn,
+            seed=seed,
         )
         self._path = RiemannianPath(interval, alpha, epsilon)
         self._fisher: dict[str, Tensor] = {}

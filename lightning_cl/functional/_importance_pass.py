@@ -160,6 +160,8 @@ def _reduced(sums: Mapping[str, Tensor], count: int) -> int:
 def subset(loader: Iterable[Any], n_samples: int | None, seed: int) -> Iterator[Any]:
     """The batches, reduced to ``n_samples`` samples; the choice depends on positions only, not on the batch size.
 
+    What is left of several batches is put together to the size of one, where that is sure to change nothing.
+
     Raises:
         ValueError: if ``n_samples`` is below 1.
     """
@@ -168,24 +170,55 @@ def subset(loader: Iterable[Any], n_samples: int | None, seed: int) -> Iterator[
     if n_samples is None:
         yield from loader
         return
-    from lightning_cl.functional.batches import batch_size, select
+    from lightning_cl.functional.batches import batch_size, concatenate, select
 
     try:
         total = len(loader.dataset)  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
         total = n_samples
     chosen = torch.randperm(total, generator=generator(seed, "fisher", "subset"))[:n_samples].sort().values
-    start = 0
+    start, size, gathered = 0, 0, None
     for batch in loader:
         stop = start + batch_size(batch)
+        size = max(size, stop - start)
         inside = chosen[(chosen >= start) & (chosen < stop)] - start
-        if len(inside) == stop - start:
-            yield batch
-        elif len(inside):
-            yield select(batch, inside)
+        if len(inside):
+            part = batch if len(inside) == stop - start else select(batch, inside)
+            if gathered is None:
+                gathered = part
+            elif _is_alike(gathered, part) and batch_size(gathered) + len(inside) <= size:
+                gathered = concatenate(gathered, part)
+            else:
+                yield gathered
+                gathered = part
         start = stop
         if start > int(chosen[-1]):
-            return
+            break
+    if gathered is not None:
+        yield gathered
+
+
+def _is_alike(a: Any, b: Any) -> bool:
+    """Whether both are tuples, lists or dicts of tensors of equal dtypes and trailing shapes, and of nothing else.
+
+    Nothing needs padding then, and nothing beside the samples could differ.
+    """
+    if type(a) is not type(b) or type(a) not in (tuple, list, dict) or len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return False
+        a, b = list(a.values()), [b[key] for key in a]
+    return all(
+        isinstance(x, Tensor)
+        and isinstance(y, Tensor)
+        and x.dim() > 0
+        and y.dim() > 0
+        and x.dtype == y.dtype
+        and x.device == y.device
+        and x.shape[1:] == y.shape[1:]
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ CONVENTIONS: dict[str, Convention] = {
     "mammoth": Convention("probability_weighted", 2.0, "online"),
     "facil": Convention("batch_mean", 1.0, "average"),
     "pycil": Convention("batch_mean", 1.0, "average", "tasks"),
+    "libcontinual": Convention("batch_mean", 1.0, "average", "tasks"),
     "avalanche": Convention("batch_mean", 2.0, "offline"),
     "avalanche_online": Convention("batch_mean", 2.0, "online"),
 }
@@ -43,6 +44,7 @@ def our_settings(code: str, lambda_: float, gamma: float | None = None) -> dict[
     mammoth                   aimagelab/mammoth, ewc_on
     facil                     mmasana/FACIL with ``fi_sampling_type=true``, ``alpha`` = gamma; heads left out there
     pycil                     G-U-N/PyCIL with equal tasks; it clips F at 1e-4, which this does not
+    libcontinual              RL-VIG/LibContinual, as PyCIL; its loss is over the new task's classes only
     avalanche, ..._online     ContinualAI/avalanche, ``decay_factor`` = gamma
     ========================= ======================================================================================
 

@@ -128,7 +128,7 @@ def diagonal_fisher(
 
 
 def with_checked_shape(outputs_fn: OutputsFn, likelihood: str) -> OutputsFn:
-    """Refuse outputs that have not one row per sample; a column of gaussian means may be flat."""
+    """Refuse outputs that have not one row per sample, and targets that are no labels; gaussian means may be flat."""
 
     def outputs(module: nn.Module, batch: Any) -> tuple[Tensor, Tensor | None]:
         logits, targets = outputs_fn(module, batch)
@@ -138,6 +138,12 @@ def with_checked_shape(outputs_fn: OutputsFn, likelihood: str) -> OutputsFn:
             raise ValueError(
                 f"logits of shape {tuple(logits.shape)}; expected (N, C), one row per sample. HINT: give a logits_fn "
                 "that returns (logits, targets), or a loss_fn for a module without logits"
+            )
+        if likelihood == "classification" and targets is not None and targets.is_floating_point():
+            raise ValueError(
+                f"targets of {targets.dtype} with likelihood='classification'; expected integer labels. HINT: "
+                "likelihood='multi_label' or 'gaussian', or a logits_fn that returns (logits, None) if the labels are "
+                "soft"
             )
         return logits, targets
 

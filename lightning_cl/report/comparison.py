@@ -8,7 +8,7 @@ from typing import Any
 from .row import ComparisonRow
 from .run import Run
 from .selection import best_on_validation, by_lambda
-from .settings import comparable, defines_tasks, differing, flat, short_names, value_text
+from .settings import TARGET, comparable, defines_tasks, differing, flat, short_names, shown_values
 
 
 def comparison_table(runs: Iterable[Run]) -> list[ComparisonRow]:
@@ -61,10 +61,19 @@ def _split(configs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], list
     groups: dict[str, list[int]] = defaultdict(list)
     for i, config in enumerate(configs):
         groups[repr([comparable(config.get(key, ...)) for key in keys])].append(i)
+    values = {key: shown_values([config.get(key, ...) for config in configs]) for key in keys}
     return [
-        ({names[key]: value_text(configs[indices[0]].get(key, ...)) for key in keys}, indices)
+        (
+            {names[key]: values[key][indices[0]] for key in keys if not _is_anothers(key, configs[indices[0]], keys)},
+            indices,
+        )
         for indices in groups.values()
     ]
+
+
+def _is_anothers(key: str, config: dict[str, Any], keys: Sequence[str]) -> bool:
+    """Whether the key is missing because its section builds something else here, which is said anyway."""
+    return key not in config and f"{key.rpartition('.')[0]}.{TARGET}" in keys
 
 
 def _text(settings: dict[str, str]) -> str:

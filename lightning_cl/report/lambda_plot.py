@@ -33,11 +33,11 @@ def against_lambda(curves: Sequence[LambdaCurve]) -> "Figure":
             solid = dashes == "-"
             kind: dict[str, Any] = {"linestyle": dashes, "marker": style["marker"], "markersize": 4 if solid else 2.5}
             ax.plot(values, [mean for mean, _ in line], color=style["color"], linewidth=2 if solid else 1.3, **kind)
-        ax.plot([], [], **style, linewidth=2, markersize=4, label=plain(curve.label, 30))
+        ax.plot([], [], **style, linewidth=2, markersize=4, label=plain(curve.label, 60))
         _marks(ax, curve, style["color"], 0.03 + 0.035 * i)
         for text, row in curve.others:
             mean = _scaled(row, row.validation_average if row.validation_average.n else row.average_accuracy)[0]
-            label = plain(f"{curve.label}, lambda {text}", 30)
+            label = plain(f"{curve.label}, lambda {text}", 66)
             ax.axhline(mean, color=style["color"], linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
     legend(ax)
     return fig

@@ -1,6 +1,7 @@
 """What differs between the configurations of several runs."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ _ELSEWHERE = {
     *("num_workers", "output_dir", "references", "reference_methods", "report", "resume", "root", "run_dir", "verbose"),
     *("default_root_dir", "dirpath", "folder", "run_folder", "save_dir"),
 }
+TARGET = "_target_"
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 # keys of the group `stream` that say how data are fed and not which tasks there are
 _FEEDING = {"augment", "batch_size", "drop_last", "validation_fraction", "validation"}
 
@@ -72,22 +75,37 @@ def comparable(value: Any) -> str:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """For each dotted key the fewest last parts that tell it from the others.
+    """For each dotted key the fewest last parts that tell it from the others; a ``_target_`` has its section's name.
 
     Example:
         >>> short_names(["model.lr", "callbacks.ewc.lambda", "callbacks.si.lambda"])
         {'model.lr': 'lr', 'callbacks.ewc.lambda': 'ewc.lambda', 'callbacks.si.lambda': 'si.lambda'}
+        >>> short_names(["optimizer._target_", "optimizer.lr"])
+        {'optimizer._target_': 'optimizer', 'optimizer.lr': 'lr'}
     """
-    keys = list(keys)
+    shown = {key: key.removesuffix(f".{TARGET}") for key in keys}
     names = {}
-    for key in keys:
-        parts = key.split(".")
+    for key, text in shown.items():
+        parts = text.split(".")
         for count in range(1, len(parts) + 1):
             name = ".".join(parts[-count:])
-            if sum(other == name or other.endswith(f".{name}") for other in keys) == 1:
+            if sum(other == name or other.endswith(f".{name}") for other in shown.values()) == 1:
                 break
         names[key] = name
     return names
+
+
+def shown_values(values: Sequence[Any]) -> list[str]:
+    """One setting's values in several configs as text; classes without their module where that tells them apart.
+
+    Example:
+        >>> shown_values(["torch.optim.Adam", "torch.optim.SGD", ...]), shown_values(["a.Adam", "b.Adam"])
+        (['Adam', 'SGD', 'unset'], ['a.Adam', 'b.Adam'])
+    """
+    texts = [value_text(value) for value in values]
+    dotted = all(value is ... or (isinstance(value, str) and DOTTED.fullmatch(value)) for value in values)
+    short = [text.rpartition(".")[2] for text in texts] if dotted else texts
+    return short if len(set(short)) == len(set(texts)) else texts
 
 
 def value_text(value: Any) -> str:

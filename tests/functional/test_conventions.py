@@ -55,7 +55,7 @@ def weighted_label(module: Net, batches: Any) -> list[Tensor]:
 
 
 def batch_means(module: Net, batches: Any) -> list[Tensor]:
-    """FACIL (true labels), PyCIL, Avalanche: the square of each batch's mean gradient."""
+    """FACIL (true labels), PyCIL, LibContinual, Avalanche: the square of each batch's mean gradient."""
     return mean([squares(module, cross_entropy(module(x), y)) for x, y in batches], len(batches))
 
 
@@ -104,6 +104,8 @@ CODES: dict[str, tuple[Callable[..., list[Tensor]], Callable[..., Tensor], float
     "facil": (batch_means, averaged(lambda task: 0.5), None),
     # known classes over all classes, with as many in every task
     "pycil": (batch_means, averaged(lambda task: task / (task + 1)), None),
+    # 1 - new classes over all classes
+    "libcontinual": (batch_means, averaged(lambda task: 1 - 1 / (task + 1)), None),
     "avalanche": (batch_means, lambda f, a, at: separate(f, a, at, 1.0), None),
     "avalanche_online": (batch_means, running(0.7, 1.0, 1.0), 0.7),
 }

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lightning_cl.functional import _products, diagonal_fisher
+from lightning_cl.functional._importance_pass import subset
 from lightning_cl.functional._operations_conv import ConvOperation
 from lightning_cl.functional.masking import mask_logits
 from tests.functional.fisher_cases import CASES, batches, oracle
@@ -193,6 +194,37 @@ def test_a_subset_does_not_depend_on_the_batch_size():
     # without a length: the first ones
     first = diagonal_fisher(module, batches(data, 7), n_samples=10)
     check_close(first, oracle(module, (data[0][:10], data[1][:10]), "exact"))
+
+
+def test_a_subset_is_read_in_whole_batches():
+    """A few samples of each of many batches cost as much as all of them."""
+    tensors = torch.arange(60.0).view(60, 1), torch.arange(60)
+    dataset = torch.utils.data.TensorDataset(*tensors)
+    found = list(subset(torch.utils.data.DataLoader(dataset, batch_size=10), 21, seed=3))
+    assert len(found) <= 4
+    assert sum(len(x) for x, _ in found) == 21
+    assert all(len(x) <= 10 and torch.equal(x[:, 0].long(), y) for x, y in found)
+    chosen = torch.cat([y for _, y in found])
+    assert torch.equal(chosen, chosen.sort().values)
+    assert len(set(chosen.tolist())) == 21
+
+
+@pytest.mark.parametrize(
+    "batches_",
+    [
+        [(torch.ones(2, 3), torch.zeros(2)), (torch.ones(2, 5), torch.zeros(2))],  # it would have to be padded
+        [{"x": torch.ones(2, 3), "scale": torch.tensor(1.0)}, {"x": torch.ones(2, 3), "scale": torch.tensor(2.0)}],
+        [(torch.ones(2, 3), torch.zeros(2)), (torch.ones(2, 3, dtype=torch.float64), torch.zeros(2))],
+        [{"x": torch.ones(2, 3)}, {"y": torch.ones(2, 3)}],
+        [(torch.ones(2, 3), ["a", "b"]), (torch.ones(2, 3), ["c", "d"])],
+    ],
+)
+def test_what_might_change_when_put_together_stays_apart(batches_):
+    class Loader(list):
+        dataset = range(4)
+
+    # two samples of four: for some seeds one of each batch
+    assert max(len(list(subset(Loader(batches_), 2, seed))) for seed in range(9)) == 2
 
 
 def test_double_precision_is_kept():

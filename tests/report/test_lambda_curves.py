@@ -234,3 +234,34 @@ def test_best_on_the_command_line(tmp_path, capsys):
 def test_numbers_typed_in_two_ways_are_one_configuration():
     rows = comparison_table([run_of(100, 0.5), run_of(1e2, 0.5, seed=1), run_of(1e5, 0.4)])
     assert [(row.settings["lambda_"], row.n) for row in rows] == [("100", 2), ("1e5", 1)]
+
+
+def test_curves_of_two_optimizers_are_named_by_them():
+    kinds = {
+        "Adam": {"_target_": "torch.optim.Adam", "lr": 0.001},
+        "SGD": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.0},
+    }
+    runs = []
+    for optimizer in kinds.values():
+        for value in (1.0, 10.0):
+            results = results_of(value, 0.9)
+            results["config"] = {**results["config"], "optimizer": optimizer}
+            runs.append(Run(results))
+    curves = lambda_curves(comparison_table(runs))
+    assert [curve.label for curve in curves] == [
+        "ewc (optimizer=Adam, lr=0.001)",
+        "ewc (optimizer=SGD, lr=0.1, momentum=0)",
+    ]
+    legend = against_lambda(curves).legends[0]
+    assert [text.get_text().strip() for text in legend.get_texts()] == [curve.label for curve in curves]
+
+
+def test_a_setting_that_is_missing_in_one_of_the_same_class_is_said():
+    runs = []
+    for extra in ({}, {"momentum": 0.9}):
+        for value in (1.0, 10.0):
+            results = results_of(value, 0.9)
+            results["config"] = {**results["config"], "optimizer": {"_target_": "torch.optim.SGD", **extra}}
+            runs.append(Run(results))
+    labels = [curve.label for curve in lambda_curves(comparison_table(runs))]
+    assert labels == ["ewc (momentum=0.9)", "ewc (momentum=unset)"]
