@@ -3,8 +3,8 @@
 
     PYTHON scripts/avalanche_peer.py METHOD SEED DATA_DIR {stock,tensors}
 
-``stock``: SplitMNIST and the default evaluator as its documentation shows them. ``tensors``: the same images as tensors
-made once, without transforms or loggers.
+``stock``: SplitMNIST and the default evaluator as its documentation shows them. ``tensors``: the same images as tensors,
+normalised once, without transforms or loggers.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ METHODS = {
 def tensors(data_dir: str, train: bool):
     """MNIST as one tensor data set."""
     data = MNIST(data_dir, train=train)
-    x = data.data.float().div(255).unsqueeze(1)
+    x = data.data.float().div(255).sub(0.1307).div(0.3081).unsqueeze(1)
     return _make_taskaware_tensor_classification_dataset(x, data.targets, task_labels=0)
 
 
@@ -79,7 +79,7 @@ def main() -> None:
             learner.train(experience)
             found = learner.eval(stream.test_stream[: i + 1])
     seconds = time.process_time() - start
-    (accuracies,) = ([v for k, v in found.items() if k.startswith("Top1_Acc_Exp")] for _ in range(1))
+    accuracies = [value for name, value in found.items() if name.startswith("Top1_Acc_Exp")]
     print(json.dumps({"accuracy": 100 * sum(accuracies) / len(accuracies), "seconds": seconds}))
 
 

@@ -256,8 +256,8 @@ def _parts_of(batch: Any) -> _Parts:
         found = leaves(batch)
         x, y = inputs_of(batch), find_labels(batch)
     except ValueError as error:
-        given, _, rest = str(error).partition("; expected ")
-        raise InputError(given, *rest.split(". HINT: ", 1)) from error
+        given, _, expected = str(error).partition("; expected ")
+        raise InputError(given, *expected.split(". HINT: ", 1)) from error
     paths = {id(leaf): path for path, leaf in found.items()}
     rest = {path: leaf for path, leaf in found.items() if leaf is not x and leaf is not y}
     tasks = [p for p in rest if p.rpartition("/")[2] in TASK_NAMES or (p == "2" and isinstance(batch, tuple | list))]
