@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lightning_cl.functional._chunks import wide
 
-# Measured over four streams with Adam and SGD (docs/importance.md): lambda is within 2 points of the best for 1.4 .. 25
-# with the Fisher, for 0.7 .. 5.3 with SI. Ratios of gradient norms, of curvatures and of losses have narrower windows.
+# Measured over four streams with Adam and SGD: lambda is within 2 points of the best for 1.4 .. 25 with the Fisher, for
+# 0.7 .. 5.3 with SI (what came of it: docs/importance.md). Ratios of gradient norms, of curvatures and of losses have
+# narrower windows.
 _NATS = 5.0
 # Less than this says that the outputs have saturated, not how much the weights matter.
 _SATURATED = 1e-4

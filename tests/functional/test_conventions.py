@@ -1,6 +1,7 @@
 """Penalties of other codes, each in a plain loop as its source has it, against EWC with ``our_settings``."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,13 @@ CODES: dict[str, tuple[Callable[..., list[Tensor]], Callable[..., Tensor], float
 
 def test_every_convention_has_its_loop():
     assert set(CODES) == set(CONVENTIONS)
+
+
+def test_the_page_has_a_row_for_every_convention_with_its_penalty():
+    page = (Path(__file__).parents[2] / "docs" / "importance.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    found = {name: cells[2] for cells in rows for name in CONVENTIONS if f"`{name}`" in cells[-1]}
+    assert found == {name: "lambda/2" if c.factor == 1 else "lambda" for name, c in CONVENTIONS.items()}
 
 
 @pytest.mark.parametrize("code", CODES)
