@@ -40,17 +40,22 @@ Row = dict[str, Any]
 
 
 def rows_of(table: str, patterns: list[str]) -> list[Row]:
-    """The table's rows, of which one of the patterns names the scenario, the method, or both as ``task/ewc``."""
+    """The table's rows of which a pattern names scenario, method, or both: ``task/ewc``, with a memory ``task/er-200``."""
     document = yaml.safe_load(TARGETS.read_text())[table]
     shared = {key: document[key] for key in ("spread_is", "runs")}
     rows = [{**shared, "overrides": [], **row} for row in document["rows"]]
-    names = [{row["scenario"], row["method"], f"{row['scenario']}/{row['method']}"} for row in rows]
+    names = [{row["scenario"], row["method"], of := name_of(row), of.partition("-")[0]} for row in rows]
     wanted = [any(fnmatch.filter(of, pattern) for pattern in patterns) for of in names]
     chosen = [row for row, yes in zip(rows, wanted, strict=True) if yes]
     if not chosen:
-        known = ", ".join(f"{row['scenario']}/{row['method']}" for row in rows)
+        known = ", ".join(map(name_of, rows))
         sys.exit(f"error: --rows {' '.join(patterns)}; expected names out of {known}. HINT: leave it out for all")
     return chosen
+
+
+def name_of(row: Row) -> str:
+    """``task/ewc``, or ``class/er-200`` for a row with a memory."""
+    return f"{row['scenario']}/{row['method']}" + (f"-{row['memory']}" if "memory" in row else "")
 
 
 def overrides_of(row: Row, seed: int) -> list[str]:
@@ -175,7 +180,7 @@ def cells(entry: Row) -> list[str]:
     mean, deviation, error = ours["mean"], ours["standard_deviation"], ours["standard_error"]
     mine = "" if mean is None else f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
     rest = [str(ours["seeds"]), "" if error is None else f"{error:.2f}", entry["verdict"] or ""]
-    return [entry["scenario"], entry["method"], published, mine, *rest]
+    return [entry["scenario"], name_of(entry).partition("/")[2], published, mine, *rest]
 
 
 def markdown(table: str, entries: list[Row], quick: bool) -> str:
@@ -188,7 +193,7 @@ def markdown(table: str, entries: list[Row], quick: bool) -> str:
     spread = (
         f"Published ±: {document['spread_is']} over {document['runs']} runs. Ours: standard deviation over the seeds."
     )
-    notes = [f"- {entry['scenario']}/{entry['method']}: {entry['note']}" for entry in entries if "note" in entry]
+    notes = [f"- {name_of(entry)}: {entry['note']}" for entry in entries if "note" in entry]
     return "\n".join([*lines, "", spread, *(["", *notes] if notes else []), ""])
 
 
