@@ -3,8 +3,8 @@
 
     PYTHON scripts/avalanche_peer.py METHOD SEED DATA_DIR {stock,tensors}
 
-``stock``: SplitMNIST and the default evaluator as its documentation shows them. ``tensors``: the same images as tensors,
-normalised once, without transforms or loggers.
+``stock``: SplitMNIST and the default evaluator as its documentation shows them. ``tensors``: the same images, ready
+and normalised as tensors, without transforms or loggers.
 """
 
 import contextlib

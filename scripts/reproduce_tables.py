@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 def rows_of(table: str, patterns: list[str]) -> list[Row]:
-    """The table's rows of which a pattern names scenario, method, or both: ``task/ewc``, with a memory ``task/er-200``."""
+    """The rows of which a pattern names scenario, method, or both: ``task/ewc``, with a memory ``task/er-200``."""
     document = yaml.safe_load(TARGETS.read_text())[table]
     shared = {key: document[key] for key in ("spread_is", "runs")}
     rows = [{**shared, "overrides": [], **row} for row in document["rows"]]
