@@ -141,9 +141,8 @@ def with_checked_shape(outputs_fn: OutputsFn, likelihood: str) -> OutputsFn:
             )
         if likelihood == "classification" and targets is not None and targets.is_floating_point():
             raise ValueError(
-                f"targets of {targets.dtype} with likelihood='classification'; expected integer labels. HINT: "
-                "likelihood='multi_label' or 'gaussian', or a logits_fn that returns (logits, None) if the labels are "
-                "soft"
+                f"targets of {targets.dtype} with likelihood='classification'; expected {len(logits)} integer labels. "
+                "HINT: likelihood='multi_label' or 'gaussian'; a logits_fn that returns (logits, None) for soft labels"
             )
         return logits, targets
 

@@ -103,7 +103,7 @@ def test_targets_that_are_no_labels_are_not_taken_for_labels(labels: Any):
     module, loader = made()
     ewc = EWC(1.0, labels=labels, logits_fn=lambda module, batch: (module(batch[0]), batch[1]))
     with pytest.raises(
-        InputError, match=r"targets of torch.float32 with likelihood='classification'; expected integer"
+        InputError, match=r"targets of torch.float32 with likelihood='classification'; expected 4 integer"
     ):
         ewc.consolidate(None, module, loader)
 
