@@ -49,6 +49,14 @@ class OwnData(MethodCallback):
         """
         raise NotImplementedError
 
+    def pool_size(self, sizes: Sequence[int]) -> int:
+        """How many samples the fit of a task draws from.
+
+        Args:
+            sizes: Training samples of the tasks so far, this one included.
+        """
+        raise NotImplementedError
+
     def epoch_size(self, task: Task) -> int | None:
         """Draws in an epoch, for a ``sampling`` that draws."""
         return None

@@ -48,6 +48,11 @@ class GDumb(OwnData):
         """The memory alone."""
         return self._merged(task, seen, self._stored())
 
+    def pool_size(self, sizes: Sequence[int]) -> int:
+        """The memory."""
+        assert self.memory is not None
+        return min(sum(sizes), self.memory.size)
+
     def stages(self) -> list[Any]:
         """Fill the memory, before the fit."""
         from lightning_cl.sequence.state import Stage

@@ -55,6 +55,11 @@ class UniformSampling(OwnData):
         stored = [self._stored()] if len(self.memory) else []
         return self._merged(task, seen, concatenate_data([task.train, *stored]))
 
+    def pool_size(self, sizes: Sequence[int]) -> int:
+        """The task and what is stored of those before."""
+        before = sum(sizes[:-1])
+        return sizes[-1] + (before if self.memory is None else min(before, self.memory.size))
+
     def epoch_size(self, task: Task) -> int:
         """As many draws as the task has samples."""
         return len(task.train)

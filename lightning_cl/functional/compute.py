@@ -49,13 +49,13 @@ def samples_of_fit(
 
 
 def budget_until(total: float, samples: Sequence[int], task: int) -> float:
-    """What may have been spent when a task's training ends: ``total`` times its share of the samples so far.
+    """What may have been spent when a task's training ends: the shares of the total so far.
 
-    Each task gets a part of the total in proportion to its samples; what is left of it passes on to the next.
+    What a task leaves of its share passes on to the next.
 
     Args:
         total: The budget of all tasks.
-        samples: Training samples of each task.
+        samples: What the shares are proportional to, for each task.
         task: The task.
 
     Example:

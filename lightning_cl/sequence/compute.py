@@ -6,9 +6,10 @@ parameters that can be trained are, no method acts), times the samples of all ta
 ``max_steps``). Nothing is trained to know it.
 
 ``budget`` times that is what a run's training may cost: fits with what is replayed or distilled in them, consolidation,
-and other stages; evaluation does not count. When task t's fit ends, no more may have been spent than the budget's share
-of the tasks so far, in proportion to their training samples; what a task leaves passes on to the next. Consolidation is
-never cut: a fit leaves room for it, as much as the last one cost per sample.
+and other stages; evaluation does not count. Each task has a share in proportion to the samples that its fit draws from:
+its own, or all that is stored where a method trains on that, so that later tasks get more. When a task's fit ends, no
+more may have been spent than the shares so far; what a task leaves passes on to the next. A fit takes one step at least,
+and later ones pay for it. Consolidation is never cut: a fit leaves room for it, as much as the last one cost per sample.
 """
 
 import copy
@@ -19,6 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_cl import _compat
+from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.errors import InputError
 from lightning_cl.functional.compute import budget_until, samples_of_fit
 from lightning_cl.functional.seeding import derive_seed
@@ -59,18 +61,27 @@ def share_of_fit(state: SequenceState, task: Task) -> float | None:
             "a training_step that runs on a batch outside a Trainer and returns a loss, and max_epochs or max_steps",
             f"leave budget out{_why(state)}",
         )
-    samples = [len(t.train) for t in state.stream[: state.n_tasks]]
     before = sum(sum(stages.values()) for stages in state.progress["flops"].values())
-    share = budget_until(state.settings.budget * joint, samples, task.id) - before - _reserve(state, task)
+    total = state.settings.budget * joint
     step = min(state.settings.batch_size, len(task.train)) * state.flops_per_sample
-    if share < step:
+    left, steps = total - before - _reserve(state, task), state.n_tasks if task.id == 0 else 1
+    if left < steps * step:
         raise InputError(
-            f"budget={state.settings.budget!r}, which leaves {max(share, 0):.3g} FLOPs for task {task.id} "
-            f"({before:.3g} are spent), less than one step ({step:.3g})",
+            f"budget={state.settings.budget!r}, of which {max(left, 0):.3g} FLOPs are left at task {task.id}, when a "
+            f"step takes {step:.3g}",
             "enough for a step of every task, beside what consolidation costs",
             "a larger budget, a smaller batch_size, or a consolidation on fewer samples (n_samples)",
         )
-    return share
+    return budget_until(total, _shares(state), task.id) - before - _reserve(state, task)
+
+
+def _shares(state: SequenceState) -> list[int]:
+    """For each task, how many samples its fit draws from."""
+    sizes = [len(task.train) for task in state.stream[: state.n_tasks]]
+    own = next((callback for callback in state.callbacks if isinstance(callback, OwnData)), None)
+    if own:
+        return [own.pool_size(sizes[: t + 1]) for t in range(len(sizes))]
+    return [sum(sizes[: t + 1]) for t in range(len(sizes))] if state.settings.training_data == "seen" else sizes
 
 
 def _reserve(state: SequenceState, task: Task) -> float:
