@@ -36,9 +36,7 @@ class GDumb(OwnData):
 
     needs_data = False
 
-    def __init__(
-        self, memory_size: int, *, max_epochs: int | None = None, seed: int = 0, name: str = "gdumb"
-    ) -> None:
+    def __init__(self, memory_size: int, *, max_epochs: int | None = None, seed: int = 0, name: str = "gdumb") -> None:
         super().__init__(Memory(memory_size, "greedy", derive_seed(seed, name)), name=name)
         if max_epochs is not None and (not isinstance(max_epochs, int) or max_epochs < 1):
             raise InputError(f"max_epochs={max_epochs!r}", "an integer >= 1, or null", "leave it out")

@@ -162,7 +162,9 @@ def train(
     )
     if share is not None and (trainer.min_epochs or trainer.min_steps):
         given = f"budget={settings.budget!r} with min_epochs={trainer.min_epochs!r}, min_steps={trainer.min_steps!r}"
-        raise InputError(given, "a Trainer that may stop when the budget is spent", "leave min_epochs and min_steps out")
+        raise InputError(
+            given, "a Trainer that may stop when the budget is spent", "leave min_epochs and min_steps out"
+        )
     try:
         trainer.fit(
             state.module,
