@@ -20,10 +20,10 @@ class ShrinkAndPerturb(MethodCallback):
 
     .. math:: \theta \leftarrow a\,\theta + b\,\theta_{new}
 
-    with :math:`\theta_{new}` freshly initialised: every submodule's ``reset_parameters`` (our head: new rows) on a copy,
-    so that the noise has the scale of an initialisation, layer by layer. Made for training on all data so far, as
-    ``method=shrink_and_perturb`` does. Buffers, and parameters without such an initialisation, stay as they are; frozen
-    ones too.
+    with :math:`\theta_{new}` freshly initialised: every submodule's ``reset_parameters`` (our head: new rows) on a
+    copy, so that the noise has the scale of an initialisation, layer by layer. Made for training on all data so far,
+    as ``method=shrink_and_perturb`` does. Buffers, and parameters without such an initialisation, stay as they are;
+    frozen ones too.
 
     State: for how many tasks it has acted (so that a fit that is resumed is not changed again). The new weights are a
     function of (seed, task).

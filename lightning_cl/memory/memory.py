@@ -24,8 +24,8 @@ class Memory:
     Args:
         size: Samples held at most, over all classes.
         policy: ``"reservoir"`` (every sample seen with equal probability) or ``"class_balanced"`` (an equal share for
-            every class seen, a reservoir within each) or ``"greedy"`` (equal classes of the samples that came first), see
-            :mod:`lightning_cl.memory.policies`.
+            every class seen, a reservoir within each) or ``"greedy"`` (equal classes of the samples that came first),
+            see :mod:`lightning_cl.memory.policies`.
         seed: Seed of the two generators, one that fills and one that draws.
         max_per_class: For ``class_balanced``: no class holds more, even while there is room.
 

@@ -32,7 +32,7 @@ def cards(run: Run) -> list[dict[str, str]]:
         found.append(_card("Compute", flops(run.flops), "", f"evaluation {flops(evaluation)}"))
     if run.compute_share is not None:
         limit = "no budget" if run.budget is None else f"budget {percent(run.budget)}"
-        found.append(_card("Share of joint's compute", percent(run.compute_share), "", limit))
+        found.append(_card("Share of joint compute", percent(run.compute_share), "", limit))
     if (state := _total(results.get("method_state_bytes"))) is not None:
         parts = [f"{name} {size(number(part))}" for name, part in _parts(results["method_state_bytes"])]
         found.append(_card("Method state", size(state), "", " · ".join(parts) or "nothing kept"))

@@ -21,8 +21,8 @@ _CAPTIONS = {
     "average_accuracy": f"After the last task, mean over tasks. At most the {MOST_BARS} best rows.",
     "accuracy_over_tasks": f"Mean over the tasks seen so far; band: ± sd. At most the {MOST_LINES} best rows.",
     "accuracy_against_flops": "Up and to the left is better. Bars: ± sd over seeds.",
-    "accuracy_against_share": "Joint's compute is 100 %: one fit on all tasks' data. Lines join a method's budgets. Grey: "
-    "floors. Dashed: joint without a budget.",
+    "accuracy_against_share": "Joint's compute is 100 %: one fit on all tasks' data. Lines join a method's budgets. "
+    "Grey: floors. Dashed: joint without a budget.",
     "accuracy_against_lambda": "Solid: validation, dashed: test, band: ± sd over seeds. Star: best on validation. "
     "Cross: diverged. Ring: at chance.",
 }

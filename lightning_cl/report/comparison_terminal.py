@@ -55,7 +55,7 @@ def _share(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str]]]:
     """The column of shares of joint's compute, if any is known."""
     if not any(row.compute_share.n for row in rows):
         return []
-    return [("of joint's", [percent(row.compute_share.mean) for row in rows])]
+    return [("share of joint", [percent(row.compute_share.mean) for row in rows])]
 
 
 def _method(row: ComparisonRow) -> str:
@@ -117,7 +117,7 @@ def print_comparison(rows: Sequence[ComparisonRow], console: "Console | None" = 
     for heading, members in by_stream(rows):
         shown = columns(members)
         # least telling first; they stay in the page
-        for spare in ("average incremental", "learning accuracy", "compute", "train seconds", "of joint's", None):
+        for spare in ("average incremental", "learning accuracy", "compute", "train seconds", "share of joint", None):
             table = a_table()
             for name, _ in shown:
                 left = name == "method"

@@ -49,7 +49,8 @@ def test_roles_and_lines():
     assert floor_lines(rows) == [
         "at 10 % of joint's compute: uniform 92.00 %; above it: joint (budget=0.1) 93.00; "
         "floors not run: shrink_and_perturb",
-        "at 50 % of joint's compute: uniform 95.00 %; above it: nothing; floors not run: naive, shrink_and_perturb, joint",
+        "at 50 % of joint's compute: uniform 95.00 %; above it: nothing; "
+        "floors not run: naive, shrink_and_perturb, joint",
     ]
 
 
@@ -82,7 +83,7 @@ def test_pages_and_figures(tmp_path):
     rows = comparison_table(gather([tmp_path]))
     assert "accuracy_against_share" in comparison_figures(rows)
     text = text_of(write_comparison(gather([tmp_path]), tmp_path / "out").read_text())
-    assert "of joint's" in text
+    assert "share of joint" in text
     assert "floor" in text
     assert "above it: joint (budget=0.1) 93.00" in text
     (stream,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["streams"]
@@ -92,7 +93,7 @@ def test_pages_and_figures(tmp_path):
     print_comparison(rows, screen)
     assert "uniform (budget=0.1) [baseline]" in screen.file.getvalue()
     report = text_of(write_report(tmp_path / "2").read_text())
-    assert "Share of joint's compute" in report
+    assert "Share of joint compute" in report
     assert "budget 10 %" in report
 
 
