@@ -6,11 +6,11 @@ parameters that can be trained are, no method acts), times the samples of all ta
 ``max_steps``). Nothing is trained to know it.
 
 ``budget`` times that is what a run's training may cost: fits with what is replayed or distilled in them,
-consolidation, and other stages; evaluation does not count. Each task has a share in proportion to the samples that its
-fit draws from: its own, or all that is stored where a method trains on that, so that later tasks get more. When a
-task's fit ends, no more may have been spent than the shares so far; what a task leaves passes on to the next. A fit takes one
-step at least, and later ones pay for it. Consolidation is never cut: a fit leaves room for it, as much as the last one
-cost per sample.
+consolidation, and other stages; evaluation does not count. Each task has a share in proportion to the samples that
+its fit draws from: its own, or all that is stored where a method trains on that, so that later tasks get more. When a
+task's fit ends, no more may have been spent than the shares so far; what a task leaves passes on to the next. A fit
+takes one step at least, and later ones pay for it. Consolidation is never cut: a fit leaves room for it, as much as
+the last one cost per sample.
 """
 
 import copy

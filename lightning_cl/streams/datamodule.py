@@ -56,7 +56,7 @@ class TaskDataModule(LightningDataModule):
             num_workers=self.num_workers,
             in_order=self.task.in_order,
             updates_per_batch=self.updates_per_batch,
-            sampling=self.sampling,  # type: ignore[arg-type]
+            sampling=self.sampling,
             epoch_size=self.epoch_size,
         )
 
