@@ -12,6 +12,7 @@ def samples_of_fit(
     accumulate: int = 1,
     drop_last: bool = False,
     limit_batches: int | float = 1.0,
+    updates_per_batch: int = 1,
 ) -> int | None:
     """Samples that a fit trains on, counted as often as they are seen; None if it has no end.
 
@@ -25,6 +26,7 @@ def samples_of_fit(
         accumulate: Batches per optimizer step.
         drop_last: Whether a last batch that is not full is left out.
         limit_batches: Batches of an epoch that are used: a number (int) or a share (float).
+        updates_per_batch: How often each batch is served, one time after the other.
 
     Example:
         >>> samples_of_fit(100, 30, max_epochs=2), samples_of_fit(100, 30, max_epochs=2, drop_last=True)
@@ -33,10 +35,13 @@ def samples_of_fit(
         130
     """
     batches = n // batch_size if drop_last else -(-n // batch_size)
+    batches *= updates_per_batch
     batches = min(batches, limit_batches) if isinstance(limit_batches, int) else int(batches * limit_batches)
 
     def first(count: int) -> int:
-        return min(count * batch_size, n)
+        whole, more = divmod(count, updates_per_batch)
+        before = min(whole * batch_size, n)
+        return updates_per_batch * before + more * min(batch_size, n - before)
 
     per_epoch, found = first(batches), []
     if max_epochs is not None and max_epochs >= 0:

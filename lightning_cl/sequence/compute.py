@@ -9,8 +9,8 @@ parameters that can be trained are, no method acts), times the samples of all ta
 consolidation, and other stages; evaluation does not count. Each task has a share in proportion to the samples that
 its fit draws from: its own, or all that is stored where a method trains on that, so that later tasks get more. When a
 task's fit ends, no more may have been spent than the shares so far; what a task leaves passes on to the next. A fit
-takes one step at least, and later ones pay for it. Consolidation is never cut: a fit leaves room for it, as much as
-the last one cost per sample.
+takes one step at least, and later ones pay for it. Consolidation and a method's other stages are never cut: a fit
+leaves room for them, as much as the last task's cost per sample.
 """
 
 import copy
@@ -86,8 +86,9 @@ def _shares(state: SequenceState) -> list[int]:
 
 
 def _reserve(state: SequenceState, task: Task) -> float:
-    """What this task's consolidation will cost, from what the last one cost per sample."""
-    spent = state.progress["flops"].get(str(task.id - 1), {}).get("consolidate", 0)
+    """What this task's stages beside the fit will cost, from what the last task's cost per sample."""
+    stages = state.progress["flops"].get(str(task.id - 1), {})
+    spent = sum(value for stage, value in stages.items() if stage != "fit")
     return spent * len(task.train) / len(state.stream[task.id - 1].train) if spent else 0.0
 
 
@@ -104,6 +105,7 @@ def _measured(state: SequenceState) -> int:
         accumulate=trainer.accumulate_grad_batches,
         drop_last=settings.drop_last,
         limit_batches=trainer.limit_train_batches,
+        updates_per_batch=settings.updates_per_batch,
     )
     if each is None:
         return 0

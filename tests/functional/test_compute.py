@@ -7,12 +7,13 @@ import pytest
 from lightning_cl.functional.compute import budget_until, samples_of_fit
 
 
-def counted(n, batch_size, epochs, max_steps, accumulate, drop_last):
+def counted(n, batch_size, epochs, max_steps, accumulate, drop_last, updates=1):
     """A training loop that only counts."""
     samples = steps = 0
     for _ in range(epochs):
         sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
         sizes = [size for size in sizes if size == batch_size or not drop_last]
+        sizes = [size for size in sizes for _ in range(updates)]
         for i, size in enumerate(sizes):
             if steps == max_steps:
                 return samples
@@ -22,14 +23,14 @@ def counted(n, batch_size, epochs, max_steps, accumulate, drop_last):
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("updates", [1, 2])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_equals_a_loop(accumulate: int, drop_last: bool):
+def test_equals_a_loop(accumulate: int, updates: int, drop_last: bool):
     for n, batch_size, epochs in itertools.product((1, 7, 30, 31), (1, 7, 10), (1, 3)):
         for max_steps in (-1, 0, 1, 4, 9, 1000):
-            given = samples_of_fit(
-                n, batch_size, max_epochs=epochs, max_steps=max_steps, accumulate=accumulate, drop_last=drop_last
-            )
-            assert given == counted(n, batch_size, epochs, max_steps, accumulate, drop_last)
+            options = {"accumulate": accumulate, "drop_last": drop_last, "updates_per_batch": updates}
+            given = samples_of_fit(n, batch_size, max_epochs=epochs, max_steps=max_steps, **options)
+            assert given == counted(n, batch_size, epochs, max_steps, accumulate, drop_last, updates)
 
 
 def test_limits():

@@ -42,6 +42,7 @@ def trainer(**options: Any) -> Any:
         {"trainer": trainer(max_epochs=2, limit_train_batches=3)},
         {"batch_size": 35, "drop_last": True},
         {"limit_tasks": 2},
+        {"updates_per_batch": 2, "trainer": trainer(max_steps=17)},
         {"tasks": stream(task_incremental), "head": "multi"},
     ],
 )
