@@ -36,9 +36,18 @@ def against_share(rows: Sequence[ComparisonRow]) -> "Figure":
         color = SOFT if floor else style["color"]
         # other settings than the budget make other points, which no line joins
         lined = len({row.example.budget for row in members}) == len(members) > 1
-        ax.errorbar(xs, ys, yerr=errors if any(errors) else None, color=color, linestyle="", capsize=3, linewidth=1.2)
+        ax.errorbar(
+            xs,
+            ys,
+            yerr=errors if any(errors) else None,
+            color=color,
+            linestyle="",
+            capsize=3,
+            linewidth=1.2,
+            zorder=3 - floor,
+        )
         ax.plot(
-            *(xs, ys), color=color, marker=style["marker"], markersize=7, linewidth=1.4,
+            *(xs, ys), color=color, marker=style["marker"], markersize=7, linewidth=1.4, zorder=3 - floor,
             linestyle=((0, (1.5, 1.5)) if floor else "-") if lined else "",
             markerfacecolor="white" if floor else color, label=plain(f"{name} (floor)" if floor else name, 30),
         )  # fmt: skip

@@ -77,8 +77,11 @@ def test_sizes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampling": "often"}, r"sampling='often' with shuffle=True; expected 'once'"),
-        ({"sampling": "uniform", "shuffle": False}, r"sampling='uniform' with shuffle=False; expected 'once'"),
+        ({"sampling": "often"}, r"sampling='often' with shuffle=True, in_order=False; expected 'once'"),
+        (
+            {"sampling": "uniform", "shuffle": False},
+            r"sampling='uniform' with shuffle=False, in_order=False; expected 'once'",
+        ),
         ({"sampling": "uniform", "epoch_size": 0}, r"epoch_size=0 with sampling='uniform'; expected an integer >= 1"),
         ({"sampling": "once", "epoch_size": 5}, r"epoch_size=5 with sampling='once'; expected an integer >= 1"),
         ({"sampling": "uniform", "epoch_size": 5, "drop_last": True}, r"on 5 samples; expected at least one full"),
