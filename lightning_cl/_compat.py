@@ -17,13 +17,15 @@ def strategy_name(trainer: Any) -> str:
 
 
 def ended_normally(trainer: Any) -> bool:
-    """True when training reached its own end: epochs, steps, or an ``EarlyStopping`` that triggered.
+    """True when training reached its own end: epochs, steps, a compute budget, or ``EarlyStopping``.
 
     ``on_train_end`` fires on any stop request too (a signal, a time limit, ``trainer.should_stop = True``), mid-task.
     """
     if getattr(trainer, "received_sigterm", False) or trainer.interrupted:
         return False
     if not trainer.should_stop:
+        return True
+    if any(getattr(callback, "budget_spent", False) for callback in trainer.callbacks):
         return True
     epochs, steps = trainer.max_epochs, trainer.max_steps
     if steps not in (None, -1) and trainer.global_step >= steps:

@@ -22,7 +22,8 @@ SETTINGS = (
     *("training_data", "reinitialize", "optimizer_state", "batch_size", "eval_batch_size", "num_workers", "drop_last"),
     "updates_per_batch",
     *("seed", "metric", "higher_is_better", "resume", "checkpoint_every_n_steps", "select", "monitor", "monitor_mode"),
-    *("evaluate_future", "evaluate_random_init", "evaluate_every_n_steps", "limit_tasks"),
+    *("evaluate_future", "evaluate_random_init", "evaluate_every_n_steps", "limit_tasks", "budget"),
+    "trained_tasks",
 )
 
 
@@ -163,7 +164,8 @@ def _with_method(method: str) -> DictConfig:
         for text in HydraConfig.get().overrides.task
         if not text.lstrip("+~").startswith(("method=", "callbacks", "reference_methods="))
     ]
-    return compose("config", overrides=[*overrides, f"method=[{method}]", "reference_methods=[]"])
+    whole = [f"method=[{method}]", "reference_methods=[]", "budget=null", "trained_tasks=null"]
+    return compose("config", overrides=[*overrides, *whole])
 
 
 def quiet() -> None:

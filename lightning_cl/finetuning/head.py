@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_cl.functional.seeding import generator
 
@@ -35,15 +35,26 @@ class ClassifierHead(nn.Linear):
         new = [name for name in dict.fromkeys(class_names) if name not in self.class_names]
         if not new:
             return 0
-        bound = 1 / math.sqrt(self.in_features)
-        rows = [
-            torch.empty(self.in_features + 1).uniform_(-bound, bound, generator=generator(self.seed, "head", name))
-            for name in new
-        ]
-        block = torch.stack(rows).to(self.weight)
+        block = self._rows(new, self.seed)
         for name, rows_of in (("weight", block[:, :-1]), ("bias", block[:, -1])):
             old = getattr(self, name)
             setattr(self, name, nn.Parameter(torch.cat([old.detach(), rows_of]), requires_grad=old.requires_grad))
         self.class_names += new
         self.out_features = len(self.class_names)
         return len(new)
+
+    @torch.no_grad()
+    def redraw(self, seed: int) -> None:
+        """Draw every row anew, from generators of (seed, class name)."""
+        if self.class_names:
+            block = self._rows(self.class_names, seed)
+            self.weight.copy_(block[:, :-1])
+            self.bias.copy_(block[:, -1])
+
+    def _rows(self, names: Sequence[str], seed: int) -> Tensor:
+        bound = 1 / math.sqrt(self.in_features)
+        rows = [
+            torch.empty(self.in_features + 1).uniform_(-bound, bound, generator=generator(seed, "head", name))
+            for name in names
+        ]
+        return torch.stack(rows).to(self.weight)

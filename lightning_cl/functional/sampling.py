@@ -69,3 +69,25 @@ def draw(population: int, n: int, generator: torch.Generator) -> Tensor:
         # at most a third of all are taken, so that each round keeps two thirds of its draws on average
         chosen.update(dict.fromkeys(torch.randint(population, (n - len(chosen),), generator=generator).tolist()))
     return torch.tensor(list(chosen), dtype=torch.long)
+
+
+def draw_class_balanced(targets: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Positions of ``n`` samples, (n,) long: a class uniformly of those there are, then one of its samples uniformly.
+
+    With replacement, each draw independent of the others. Costs one sort of the targets.
+
+    Args:
+        targets: Class of each sample, (N,) of integers.
+        n: How many.
+        generator: Source of the draws.
+
+    Example:
+        >>> picks = draw_class_balanced(torch.tensor([7, 7, 7, 3]), 1000, torch.Generator().manual_seed(0))
+        >>> 400 < int((picks == 3).sum()) < 600
+        True
+    """
+    order = targets.argsort(stable=True)
+    counts = targets.unique(return_counts=True)[1]
+    chosen = torch.randint(len(counts), (n,), generator=generator)
+    starts = counts.cumsum(0) - counts
+    return order[starts[chosen] + uniform_below(counts[chosen], generator)]

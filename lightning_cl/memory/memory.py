@@ -24,7 +24,8 @@ class Memory:
     Args:
         size: Samples held at most, over all classes.
         policy: ``"reservoir"`` (every sample seen with equal probability) or ``"class_balanced"`` (an equal share for
-            every class seen, a reservoir within each), see :mod:`lightning_cl.memory.policies`.
+            every class seen, a reservoir within each) or ``"greedy"`` (equal classes of the samples that came first),
+            see :mod:`lightning_cl.memory.policies`.
         seed: Seed of the two generators, one that fills and one that draws.
         max_per_class: For ``class_balanced``: no class holds more, even while there is room.
 
@@ -45,7 +46,7 @@ class Memory:
     def __init__(
         self,
         size: int,
-        policy: Literal["reservoir", "class_balanced"] | str = "reservoir",
+        policy: Literal["reservoir", "class_balanced", "greedy"] | str = "reservoir",
         seed: int = 0,
         *,
         max_per_class: int | None = None,

@@ -154,4 +154,57 @@ class ClassBalanced:
         self.length = sum(len(slots) for slots in self.slots.values())
 
 
-POLICIES: dict[str, type[Reservoir] | type[ClassBalanced]] = {"reservoir": Reservoir, "class_balanced": ClassBalanced}
+class Greedy:
+    """Classes of equal size from the samples that come first: GDumb's sampler (Prabhu et al. 2020, algorithm 1).
+
+    A sample of class c is taken if c is new, or has fewer than M / C of the M places (C classes seen so far). When the
+    memory is full it replaces a random sample of the largest class (of equal ones, the one that appeared first).
+    State: the slots of each class.
+    """
+
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.slots: dict[int, list[int]] = {}
+        self.length = 0
+
+    def offer(self, n: int, labels: Tensor | None, size: int, generator: torch.Generator) -> Plan:
+        """Take the samples one by one; a later one of the batch may replace an earlier one."""
+        assert labels is not None
+        chosen: dict[int, int] = {}
+        for position, label in enumerate(labels.tolist()):
+            own = self.slots.get(label)
+            if own is not None and len(own) * len(self.slots) >= size:
+                continue
+            if self.length < size:
+                slot, self.length = self.length, self.length + 1
+            else:
+                largest = max(self.slots.values(), key=len)
+                slot = largest.pop(int(torch.randint(len(largest), (1,), generator=generator)))
+            self.slots.setdefault(label, []).append(slot)
+            chosen[slot] = position
+        return Plan(
+            torch.tensor(list(chosen.values()), dtype=torch.long),
+            torch.tensor(list(chosen), dtype=torch.long),
+            self.length,
+            *_no_moves(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Labels in order of appearance, and the slots of each."""
+        return {
+            "labels": list(self.slots),
+            "slots": [torch.tensor(slots, dtype=torch.long) for slots in self.slots.values()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Read what :meth:`state_dict` returned."""
+        self.slots = {label: s.tolist() for label, s in zip(state["labels"], state["slots"], strict=True)}
+        self.length = sum(len(slots) for slots in self.slots.values())
+
+
+POLICIES: dict[str, type[Reservoir] | type[ClassBalanced] | type[Greedy]] = {
+    "reservoir": Reservoir,
+    "class_balanced": ClassBalanced,
+    "greedy": Greedy,
+}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .floors import percent
 from .run import Run
 from .text import duration, flops, number, size
 
@@ -29,6 +30,9 @@ def cards(run: Run) -> list[dict[str, str]]:
     if run.flops is not None:
         evaluation = number((results.get("compute") or {}).get("evaluation"))
         found.append(_card("Compute", flops(run.flops), "", f"evaluation {flops(evaluation)}"))
+    if run.compute_share is not None:
+        limit = "no budget" if run.budget is None else f"budget {percent(run.budget)}"
+        found.append(_card("Share of joint compute", percent(run.compute_share), "", limit))
     if (state := _total(results.get("method_state_bytes"))) is not None:
         parts = [f"{name} {size(number(part))}" for name, part in _parts(results["method_state_bytes"])]
         found.append(_card("Method state", size(state), "", " · ".join(parts) or "nothing kept"))

@@ -11,6 +11,7 @@ from .comparison import comparison_table
 from .comparison_plots import MOST_BARS, MOST_LINES, comparison_figures
 from .comparison_terminal import by_stream, columns, unfinished_lines, validation_lines
 from .files import write_atomic
+from .floors import floor_lines, role
 from .html import render, save_figures
 from .lambda_curves import lambda_curves
 from .row import ComparisonRow
@@ -20,6 +21,8 @@ _CAPTIONS = {
     "average_accuracy": f"After the last task, mean over tasks. At most the {MOST_BARS} best rows.",
     "accuracy_over_tasks": f"Mean over the tasks seen so far; band: ± sd. At most the {MOST_LINES} best rows.",
     "accuracy_against_flops": "Up and to the left is better. Bars: ± sd over seeds.",
+    "accuracy_against_share": "Joint's compute is 100 %: one fit on all tasks' data. Lines join a method's budgets. "
+    "Grey: floors. Dashed: joint without a budget.",
     "accuracy_against_lambda": "Solid: validation, dashed: test, band: ± sd over seeds. Star: best on validation. "
     "Cross: diverged. Ring: at chance.",
 }
@@ -53,11 +56,11 @@ def write_comparison(runs: Sequence[Run], out: Path, rows: Sequence[ComparisonRo
                 "heading": heading,
                 "columns": names,
                 "lines": [
-                    (line, row.method, row.settings_text)
+                    (line, row.method, row.settings_text, role(row))
                     for line, row in zip(zip(*cells, strict=True), members, strict=True)
                 ],
                 "figures": [(name.replace("_", " ").capitalize(), uri, _CAPTIONS[name]) for name, uri in plain],
-                "validation": validation_lines(members),
+                "validation": [*floor_lines(members), *validation_lines(members)],
                 "unfinished": unfinished_lines(members),
                 "runs": [_run(row, run, out) for row in members for run in [*row.runs, *row.unfinished]],
                 "tasks": len(members[0].example.task_names),
@@ -111,7 +114,7 @@ def _markdown(streams: list[dict[str, Any]]) -> str:
     for stream in streams:
         rule = "|" + "|".join("---" if name == "method" else "---:" for name in stream["columns"]) + "|"
         parts += [f"## {safe(stream['heading'])}\n", line(stream["columns"]), rule]
-        parts += [line(cells) for cells, _, _ in stream["lines"]]
+        parts += [line(cells) for cells, *_ in stream["lines"]]
         notes = [*stream["validation"], *stream["unfinished"]]
         parts += ["", *(f"- {safe(note)}" for note in notes), *([""] if notes else [])]
     return "\n".join(parts).rstrip() + "\n\nMean ± sample standard deviation over n seeds.\n"

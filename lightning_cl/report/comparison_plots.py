@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .compute_plot import against_share
 from .lambda_curves import lambda_curves
 from .lambda_plot import against_lambda
 from .row import ComparisonRow
@@ -29,6 +30,8 @@ def comparison_figures(rows: Sequence[ComparisonRow]) -> dict[str, "Figure"]:
         figures["accuracy_over_tasks"] = curves(ranked[:MOST_LINES])
     if any(row.flops.n for row in ranked[:MOST_LINES]):
         figures["accuracy_against_flops"] = cost(ranked[:MOST_LINES])
+    if any(row.compute_share.n for row in ranked):
+        figures["accuracy_against_share"] = against_share(ranked)
     return figures
 
 

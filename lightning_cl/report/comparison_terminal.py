@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from .console import a_console, a_table, cell, titled
+from .floors import floor_lines, percent, role
 from .lambda_curves import lambda_curves, lambda_line
 from .row import ComparisonRow
 from .run import Run
@@ -34,7 +35,7 @@ def columns(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str]]]:
 
     table = [
         ("#", [str(row.rank or "-") for row in rows]),
-        ("method", [row.label for row in rows]),
+        ("method", [_method(row) for row in rows]),
         ("n", [str(row.n) for row in rows]),
         (
             f"average {rows[0].example.metric}{percent}",
@@ -47,7 +48,18 @@ def columns(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str]]]:
     if any(row.validation_average.n for row in rows):
         table.append((f"validation{percent}", spread("validation_average")))
     seconds = [row.train_seconds.text(lambda value: decimal(value, 1)) for row in rows]
-    return [*table, ("train seconds", seconds), ("compute", [_operations(row) for row in rows])]
+    return [*table, ("train seconds", seconds), ("compute", [_operations(row) for row in rows]), *_share(rows)]
+
+
+def _share(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str]]]:
+    """The column of shares of joint's compute, if any is known."""
+    if not any(row.compute_share.n for row in rows):
+        return []
+    return [("share of joint", [percent(row.compute_share.mean) for row in rows])]
+
+
+def _method(row: ComparisonRow) -> str:
+    return f"{row.label} [{role(row)}]" if role(row) else row.label
 
 
 def _operations(row: ComparisonRow) -> str:
@@ -105,7 +117,7 @@ def print_comparison(rows: Sequence[ComparisonRow], console: "Console | None" = 
     for heading, members in by_stream(rows):
         shown = columns(members)
         # least telling first; they stay in the page
-        for spare in ("average incremental", "learning accuracy", "compute", "train seconds", None):
+        for spare in ("average incremental", "learning accuracy", "compute", "train seconds", "share of joint", None):
             table = a_table()
             for name, _ in shown:
                 left = name == "method"
@@ -117,5 +129,5 @@ def print_comparison(rows: Sequence[ComparisonRow], console: "Console | None" = 
                 break
             shown = [(name, cells) for name, cells in shown if not name.startswith(spare)]
         console.print(titled(heading, table))
-        for note in [*validation_lines(members), *unfinished_lines(members)]:
+        for note in [*floor_lines(members), *validation_lines(members), *unfinished_lines(members)]:
             console.print(cell(note), soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Any
 from .cards import cards
 from .files import write_atomic
 from .finding import read_run
+from .floors import percent, trivial_run
 from .html import render, save_figures
 from .importance import importance_section
 from .plots import run_figures
@@ -45,6 +46,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         facts=_facts(run),
         status=run.status,
         notice=_notice(run),
+        trivial=trivial_run(run),
         cards=cards(run),
         bounds=_bounds(run),
         metric=run.metric,
@@ -99,11 +101,15 @@ def _bounds(run: Run) -> list[dict[str, Any]]:
             "ours": member is run,
             "average": run.show(member.average_accuracy),
             "forgetting": run.show(member.forgetting),
-            "compute": flops(member.flops),
+            "compute": flops(member.flops) + _of_joint(member),
             "train": duration(member.seconds("train")),
         }
         for name, member in order
     ]
+
+
+def _of_joint(run: Run) -> str:
+    return "" if run.compute_share is None else f" ({percent(run.compute_share)} of joint's)"
 
 
 def _tasks(run: Run) -> list[dict[str, Any]]:

@@ -94,6 +94,11 @@ class ComparisonRow:
         return Statistic.of(run.flops for run in self.runs)
 
     @property
+    def compute_share(self) -> Statistic:
+        """Operations as a share of joint's."""
+        return Statistic.of(run.compute_share for run in self.runs)
+
+    @property
     def validation_average(self) -> Statistic:
         """Mean over tasks on validation data after the last task."""
         return Statistic.of(run.validation_average for run in self.runs)
@@ -108,7 +113,7 @@ class ComparisonRow:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers (fractions, seconds, operations), for comparison.json."""
         names = ["average_accuracy", "forgetting", "learning_accuracy", "average_incremental_accuracy"]
-        names += ["train_seconds", "consolidate_seconds", "flops", "validation_average"]
+        names += ["train_seconds", "consolidate_seconds", "flops", "compute_share", "validation_average"]
         figures = {name: getattr(self, name) for name in names}
         return {
             "rank": self.rank,

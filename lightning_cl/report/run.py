@@ -167,6 +167,21 @@ class Run:
         return number((self.results.get("compute") or {}).get("total"))
 
     @property
+    def joint_flops(self) -> float | None:
+        """Operations of joint training with this configuration, by formula."""
+        return number((self.results.get("compute") or {}).get("joint"))
+
+    @property
+    def compute_share(self) -> float | None:
+        """Operations as a share of joint's."""
+        return self.flops / self.joint_flops if self.flops is not None and self.joint_flops else None
+
+    @property
+    def budget(self) -> float | None:
+        """The share of joint's compute to which training was limited; None without a limit."""
+        return number((self.results.get("compute") or {}).get("budget"))
+
+    @property
     def references(self) -> dict[str, "Run"]:
         """Bounds that were trained with this run (naive, joint), by method name."""
         found = self.results.get("reference_methods") or {}

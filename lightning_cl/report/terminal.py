@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import a_console, a_table, cell, middle_out, titled
+from .floors import trivial_run
 from .run import Run
 from .text import duration, number, short_labels
 
@@ -75,6 +76,8 @@ def matrix_table(results: dict[str, Any], console: "Console | None" = None, repo
     else:
         console.print(matrix)
         console.print(summary)
+    if trivial := trivial_run(run):
+        console.print(cell(trivial), soft_wrap=True)
     if run.status != "finished":
         console.print(cell(f"status: {run.status}, {run.learned} of {len(run.task_names)} tasks learned"))
     if report is not None:

@@ -74,6 +74,8 @@ def learn_task(state: SequenceState, task: Task) -> SequenceState:
     stages = stages_of(state)
     if state.settings.training_data == "all" and task.id < state.n_tasks - 1:
         stages = []  # joint training has one fit, of all tasks at once
+    kept = state.settings.trained_tasks is not None and task.id >= state.settings.trained_tasks
+    stages = [] if kept else stages
     for position, stage in enumerate(stages):
         if position < state.progress["stage"]:
             continue
@@ -81,7 +83,7 @@ def learn_task(state: SequenceState, task: Task) -> SequenceState:
             stage.run(state, task)
         state.progress["stage"] = position + 1
         save_boundary(state)
-    if stages:
+    if stages or kept:
         with _running(state, task, "evaluate"):
             evaluate(state, task)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

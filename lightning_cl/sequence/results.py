@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_cl import functional as F
 from lightning_cl.files import atomic_write
+from lightning_cl.sequence.compute import joint_flops
 from lightning_cl.sequence.state import SequenceState
 from lightning_cl.sequence.store import config_hash
 
@@ -51,6 +52,8 @@ def build_results(state: SequenceState, status: str, error: str | None = None) -
             "stages": stages,
             "total": sum(sum(row.values()) for row in stages.values()),
             "evaluation": progress["evaluation_flops"],
+            "joint": joint_flops(state),
+            "budget": settings.budget,
         },
         "bytes_kept": _bytes_kept(state),
         "average_accuracy": _number(F.average_accuracy(known)),

@@ -20,6 +20,9 @@ class Settings:
         loggers: ``save_dir -> logger`` callables, called anew for every task.
         training_data: What each fit sees: the ``"current"`` task, the tasks ``"seen"`` so far, or ``"all"`` tasks at
             once (then there is one fit, of the last task).
+        budget: What all training may cost, as a share of joint's compute (see :mod:`lightning_cl.sequence.compute`);
+            None for no limit.
+        trained_tasks: Only so many tasks are trained; the model is kept as it is for the rest, which are only tested.
         reinitialize: Whether each fit starts from the initial weights.
         optimizer_state: ``"reset"`` at each task, or ``"keep"``, as a stream without boundaries always does.
         batch_size, eval_batch_size, num_workers, drop_last, updates_per_batch: Of the tasks' loaders.
@@ -44,6 +47,8 @@ class Settings:
     trainer: Callable[..., Any] | None = None
     loggers: Sequence[Callable[..., Any]] = ()
     training_data: Literal["current", "seen", "all"] = "current"
+    budget: float | None = None
+    trained_tasks: int | None = None
     reinitialize: bool = False
     optimizer_state: Literal["reset", "keep"] = "reset"
     batch_size: int = 128
@@ -89,6 +94,19 @@ class Settings:
             raise InputError(f"num_workers={self.num_workers!r}", "an integer >= 0", "set num_workers=0")
         if self.limit_tasks is not None and (not isinstance(self.limit_tasks, int) or self.limit_tasks < 1):
             raise InputError(f"limit_tasks={self.limit_tasks!r}", "an integer >= 1, or null", "leave it out")
+        if self.budget is not None and (
+            isinstance(self.budget, bool)
+            or not isinstance(self.budget, int | float)
+            or not 0 < self.budget < float("inf")
+        ):
+            expected = "a finite number > 0 (1 is what joint costs), or null"
+            raise InputError(f"budget={self.budget!r}", expected, "set budget=0.1")
+        kept = self.trained_tasks
+        if kept is not None and (isinstance(kept, bool) or not isinstance(kept, int) or kept < 1):
+            raise InputError(f"trained_tasks={kept!r}", "an integer >= 1, or null", "leave it out")
+        if kept is not None and self.training_data == "all":
+            expected = "training_data='current' or 'seen'"
+            raise InputError(f"trained_tasks={kept!r} with training_data='all'", expected, "leave trained_tasks out")
         every = self.evaluate_every_n_steps
         if every is not None and (not isinstance(every, int) or every < 1):
             raise InputError(f"evaluate_every_n_steps={every!r}", "an integer >= 1, or null", "leave it out")

@@ -8,16 +8,19 @@ from typing import Any
 
 from lightning_cl import _compat
 from lightning_cl.callbacks._best import BestWeights
+from lightning_cl.callbacks._budget import ComputeBudget
 from lightning_cl.callbacks._carry import CarryOptimizer
 from lightning_cl.callbacks._continual_evaluation import ContinualEvaluation
 from lightning_cl.callbacks._fit_checkpoint import FitCheckpoint
 from lightning_cl.callbacks._flops import CountedLoader, FlopCounter
 from lightning_cl.callbacks._guard import FiniteLoss
+from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.callbacks._progress import TaskProgressBar
 from lightning_cl.callbacks._random_state import RandomState
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
 from lightning_cl.loggers import count_on
+from lightning_cl.sequence.compute import share_of_fit
 from lightning_cl.sequence.state import SequenceState, Stage
 from lightning_cl.streams.datamodule import TaskDataModule
 from lightning_cl.streams.loader import TaskLoader
@@ -35,16 +38,33 @@ def stages_of(state: SequenceState) -> list[Stage]:
     for callback in state.callbacks:
         for stage in callback.stages() if hasattr(callback, "stages") else []:
             names = [s.name for s in stages]
-            if stage.after not in names or stage.name in names:
+            if stage.after not in [None, *names] or stage.name in names:
                 raise InputError(f"stage {stage.name!r} after {stage.after!r}", f"a new name, after one of {names}", "")
-            stages.insert(names.index(stage.after) + 1, stage)
+            stages.insert(0 if stage.after is None else names.index(stage.after) + 1, stage)
     return stages
 
 
-def task_data(state: SequenceState, task: Task) -> TaskDataModule:
-    """The DataModule of a fit: the task's own data, or those of all tasks so far."""
+def own_data(state: SequenceState) -> OwnData | None:
+    """The callback that says what is trained on, if there is one."""
+    found = [callback for callback in state.callbacks if isinstance(callback, OwnData)]
+    if len(found) > 1 or (found and state.settings.training_data != "current"):
+        names = [callback.name for callback in found]
+        data = state.settings.training_data
+        raise InputError(
+            f"methods {names} with training_data={data!r}",
+            "one method that says what is trained on, with training_data='current'",
+            "leave the other out",
+        )
+    return found[0] if found else None
+
+
+def task_data(state: SequenceState, task: Task, own: OwnData | None = None) -> TaskDataModule:
+    """The DataModule of a fit: the task's own data, those of all tasks so far, or what ``own`` says."""
     settings = state.settings
-    if settings.training_data != "current":
+    size = own.epoch_size(task) if own else None
+    if own:
+        task = own.training_task(task, state.stream[: task.id + 1])
+    elif settings.training_data != "current":
         task = merge_tasks(state.stream[: task.id + 1], id=task.id, name=task.name)
     datamodule = TaskDataModule(
         task,
@@ -54,7 +74,10 @@ def task_data(state: SequenceState, task: Task) -> TaskDataModule:
         seed=settings.seed,
         drop_last=settings.drop_last,
         updates_per_batch=settings.updates_per_batch,
+        sampling=own.sampling if own else "once",
+        epoch_size=size,
     )
+    datamodule.own_data = own  # type: ignore[attr-defined]
     datamodule.seen_tasks = state.stream[: task.id + 1]  # type: ignore[attr-defined]
     return datamodule
 
@@ -73,7 +96,11 @@ def fit(state: SequenceState, task: Task) -> None:
         behind.append(ContinualEvaluation(state, task))
     best = _best_weights(state, task)
     behind += [best] if best else []
-    train(state, task, task_data(state, task), "fit", state.fit_callbacks(), behind)
+    own = own_data(state)
+    limits: dict[str, Any] = {} if own is None or own.max_epochs is None else {"max_epochs": own.max_epochs}
+    if settings.budget is not None and own and own.spends_budget:
+        limits = {"max_epochs": -1, "max_steps": -1}
+    train(state, task, task_data(state, task, own), "fit", state.fit_callbacks(), behind, **limits)
     if best:
         best.load_into(state.module)
     state.optimizer = carry.state
@@ -111,8 +138,9 @@ def train(
     resuming = checkpoint is not None and checkpoint.is_file()
     if resuming:
         _check_readable(checkpoint)
-    flops = FlopCounter()
-    around: list[Any] = [FiniteLoss(), *callbacks, flops, *behind, RandomState()]
+    flops, share = FlopCounter(), share_of_fit(state, task) if stage == "fit" else None
+    budget = [] if share is None else [ComputeBudget(flops, share)]
+    around: list[Any] = [FiniteLoss(), *callbacks, flops, *budget, *behind, RandomState()]
     first = []
     if checkpoint is not None:
         around.append(FitCheckpoint(checkpoint, settings.checkpoint_every_n_steps))
@@ -132,6 +160,11 @@ def train(
         enable_progress_bar=bar,
         **keywords,
     )
+    if share is not None and (trainer.min_epochs or trainer.min_steps):
+        given = f"budget={settings.budget!r} with min_epochs={trainer.min_epochs!r}, min_steps={trainer.min_steps!r}"
+        raise InputError(
+            given, "a Trainer that may stop when the budget is spent", "leave min_epochs and min_steps out"
+        )
     try:
         trainer.fit(
             state.module,
@@ -152,7 +185,7 @@ def train(
         raise Stopped(f"stopped in task {task.id} at step {trainer.global_step}; the same command goes on")
     steps, key = state.progress["steps"], str(task.id)
     steps[key] = steps.get(key, 0) + trainer.global_step
-    state.progress["flops"].setdefault(key, {})[stage] = flops.total
+    state.progress["flops"].setdefault(key, {})[stage] = flops.total * trainer.world_size
 
 
 def _check_readable(checkpoint: Path | None) -> None:
@@ -201,7 +234,13 @@ def evaluate(state: SequenceState, task: Task | None) -> None:
     """Fill the accuracy matrix's row of a task, in one pass over all tasks; before any training if task is None."""
     seen, metric = 0 if task is None else task.id + 1, state.settings.metric
     tests = [t.test for t in state.stream]
-    rows = _measured(state, state.module, tests[:seen])
+    known = min(seen, state.settings.trained_tasks or seen)
+    # a head of its own for each task has none yet for a task that was not trained; a shared one has its own answers
+    own_heads = getattr(state.module, "reads", None) == "task"
+    rows = _measured(state, state.module, tests[: known if own_heads else seen])
+    if own_heads and known < seen:
+        untrained = _measured(state, _knowing_all_classes(state), tests[known:seen])
+        rows = {name: rows[name] + untrained[name] for name in rows}
     if seen < len(tests) and (task is None or state.settings.evaluate_future):
         future = _measured(state, _knowing_all_classes(state), tests[seen:])
         rows = {name: rows.get(name, [None] * seen) + future.get(name, []) for name in {**rows, **future}}

@@ -25,12 +25,12 @@ class Stage:
     Args:
         name: Unique among the stages of a method.
         run: ``(state, task) -> None``; needs no gradient.
-        after: Name of the stage behind which it stands.
+        after: Name of the stage behind which it stands; None for before all others.
     """
 
     name: str
     run: Callable[["SequenceState", Any], None]
-    after: str = "fit"
+    after: str | None = "fit"
 
 
 @dataclass
@@ -49,6 +49,8 @@ class SequenceState:
     optimizer: dict[str, Any] = field(default_factory=dict)
     initial_module: Any = None
     opened: bool = False  # whether the run folder has been looked at
+    joint_flops: int | None = None  # measured when it is first asked for; 0 where it cannot be
+    flops_per_sample: float = 0.0  # of training on all classes, measured with it
 
     def __post_init__(self) -> None:
         """Start with nothing learnt."""

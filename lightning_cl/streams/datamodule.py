@@ -1,5 +1,7 @@
 """One task's loaders for a Trainer."""
 
+from typing import Literal
+
 from lightning.pytorch import LightningDataModule
 
 from lightning_cl.streams.loader import TaskLoader
@@ -19,6 +21,7 @@ class TaskDataModule(LightningDataModule):
         seed: Seed of the order of training batches.
         drop_last: Leave out a last training batch that is not full.
         updates_per_batch: How often each training batch is served, one time after the other; see `TaskLoader`.
+        sampling, epoch_size: Of the training batches, see :class:`~lightning_cl.streams.TaskLoader`.
     """
 
     def __init__(
@@ -31,8 +34,11 @@ class TaskDataModule(LightningDataModule):
         seed: int = 0,
         drop_last: bool = False,
         updates_per_batch: int = 1,
+        sampling: Literal["once", "uniform", "class_balanced"] = "once",
+        epoch_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.sampling, self.epoch_size = sampling, epoch_size
         self.task, self.seed, self.drop_last = task, seed, drop_last
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.updates_per_batch = updates_per_batch
@@ -50,6 +56,8 @@ class TaskDataModule(LightningDataModule):
             num_workers=self.num_workers,
             in_order=self.task.in_order,
             updates_per_batch=self.updates_per_batch,
+            sampling=self.sampling,
+            epoch_size=self.epoch_size,
         )
 
     def val_dataloader(self) -> TaskLoader | list[TaskLoader]:

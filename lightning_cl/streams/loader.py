@@ -1,13 +1,14 @@
 """The loader that can be stopped at any batch and continued there."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_cl.errors import InputError
+from lightning_cl.functional.sampling import draw_class_balanced
 from lightning_cl.functional.seeding import generator
 from lightning_cl.streams.data import Data
 
@@ -34,6 +35,9 @@ class TaskLoader:
         updates_per_batch: How often each batch is served, one time after the other, as it is. Callbacks with a memory
             draw anew each time, and store the batch after the last. Any train loader of yours that has this attribute,
             and does so, is treated alike.
+        sampling: Of a shuffled loader: ``"once"`` serves every sample once an epoch; ``"uniform"`` draws samples
+            independently, with replacement; ``"class_balanced"`` draws a class first, then one of its samples.
+        epoch_size: Draws in an epoch of these two; as many as there are samples by default.
 
     State: ``{"version": 1, "epoch": e, "batches": n}``, n batches yielded in epoch e, each time counted.
 
@@ -60,12 +64,23 @@ class TaskLoader:
         num_workers: int = 0,
         in_order: bool = False,
         updates_per_batch: int = 1,
+        sampling: Literal["once", "uniform", "class_balanced"] = "once",
+        epoch_size: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}", "an integer >= 1", "set batch_size=128")
-        if drop_last and 0 < len(data) < batch_size:
+        draws = sampling in ("uniform", "class_balanced")
+        if (not draws and sampling != "once") or (draws and (in_order or not shuffle)):
+            given = f"sampling={sampling!r} with shuffle={shuffle}, in_order={in_order}"
+            expected = "'once', or with shuffle=True and in_order=False 'uniform' or 'class_balanced'"
+            raise InputError(given, expected, "leave it out for 'once'")
+        if epoch_size is not None and (sampling == "once" or epoch_size < 1):
+            expected = "an integer >= 1 with sampling='uniform' or 'class_balanced'"
+            raise InputError(f"epoch_size={epoch_size!r} with sampling={sampling!r}", expected, "leave it out")
+        self.sampling, self.epoch_size = sampling, len(data) if epoch_size is None else epoch_size
+        if drop_last and 0 < self.epoch_size < batch_size:
             raise InputError(
-                f"drop_last with batch_size={batch_size} on {len(data)} samples",
+                f"drop_last with batch_size={batch_size} on {self.epoch_size} samples",
                 "at least one full batch",
                 "set a smaller batch_size or drop_last=false",
             )
@@ -112,7 +127,7 @@ class TaskLoader:
 
     def __len__(self) -> int:
         """Number of batches in an epoch (of this process), each as often as it is served."""
-        n = len(self.dataset)
+        n = self.epoch_size
         if self.shuffle:
             n = -(-n // _world()[1])
         n = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
@@ -136,10 +151,16 @@ class TaskLoader:
         n = len(self.dataset)
         if not self.shuffle:
             return torch.arange(n)
+        source = generator(self.seed, "order", self.task_id, self._epoch)
         if self.in_order:
             order = torch.arange(n)
+        elif self.sampling == "once":
+            order = torch.randperm(n, generator=source)
+        elif self.sampling == "uniform":
+            order = torch.randint(n, (self.epoch_size,), generator=source)
         else:
-            order = torch.randperm(n, generator=generator(self.seed, "order", self.task_id, self._epoch))
+            order = draw_class_balanced(self.dataset.targets, self.epoch_size, source)
+        n = len(order)
         rank, world = _world()
         if world > 1:
             order = order.repeat(-(-world // n) + 1)[: -(-n // world) * world][rank::world]

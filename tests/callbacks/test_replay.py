@@ -302,7 +302,7 @@ def test_a_hook_that_is_replaced_after_setup_is_reported():
     ("options", "message"),
     [
         ({"memory_size": 0}, r"memory_size=0; expected an integer >= 1. HINT"),
-        ({"policy": "fifo"}, r"policy='fifo'; expected one of reservoir, class_balanced. HINT"),
+        ({"policy": "fifo"}, r"policy='fifo'; expected one of reservoir, class_balanced, greedy. HINT"),
         ({"mode": "both"}, r"mode='both'; expected 'mixed' or 'separate'. HINT"),
         ({"fill": "never"}, r"fill='never'; expected 'consolidate' or 'step'. HINT"),
         ({"batch_size": 0}, r"batch_size=0; expected an integer >= 1, or None. HINT"),

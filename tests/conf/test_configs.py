@@ -65,7 +65,7 @@ def test_stream(stream: str):
 def test_method(method: str):
     config = composed(f"method={method}")
     built = {name: instantiate(section, _convert_="all") for name, section in config.callbacks.items()}
-    assert (method in built) or method in ("naive", "joint", "cumulative", "from_scratch", "online_ewc")
+    assert (method in built) or method in ("naive", "joint", "cumulative", "from_scratch", "keep", "online_ewc")
     assert method_name([f"method={method}"]) == method
 
 

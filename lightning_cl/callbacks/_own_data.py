@@ -1,0 +1,105 @@
+"""What methods share that choose the samples of each fit, instead of changing its loss."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.errors import InputError
+from lightning_cl.memory import Memory, find_labels
+from lightning_cl.streams.stream import merge_tasks
+from lightning_cl.streams.task import Task
+from lightning_cl.streams.tensor_data import TensorData
+
+
+class OwnData(MethodCallback):
+    """Base of methods that say what a fit of :func:`~lightning_cl.run_sequence` trains on.
+
+    Args:
+        memory: Stored samples, or None.
+        name: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+
+    State: the memory.
+    """
+
+    #: how a fit draws from its data, see :class:`~lightning_cl.streams.TaskLoader`
+    sampling: Literal["once", "uniform", "class_balanced"] = "once"
+    #: whether a fit with a compute budget goes on until its share is spent, whatever the Trainer's limits
+    spends_budget = False
+    #: epochs of a fit instead of the Trainer's
+    max_epochs: int | None = None
+
+    def __init__(self, memory: Memory | None, *, name: str) -> None:
+        super().__init__(name=name)
+        self.memory = memory
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples held."""
+        return 0 if self.memory is None else self.memory.nbytes
+
+    def training_task(self, task: Task, seen: Sequence[Task]) -> Task:
+        """What the fit of ``task`` trains on.
+
+        Args:
+            task: The task that is learnt now.
+            seen: All tasks so far, this one included.
+        """
+        raise NotImplementedError
+
+    def pool_size(self, sizes: Sequence[int]) -> int:
+        """How many samples the fit of a task draws from.
+
+        Args:
+            sizes: Training samples of the tasks so far, this one included.
+        """
+        raise NotImplementedError
+
+    def epoch_size(self, task: Task) -> int | None:
+        """Draws in an epoch, for a ``sampling`` that draws."""
+        return None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse a Trainer that is not run over a stream."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and getattr(trainer.datamodule, "own_data", None) is not self:
+            raise InputError(
+                f"{type(self).__name__} in a Trainer of your own",
+                "run_sequence, which gives it the tasks",
+                "use run_sequence(module, stream, [...]), or Replay in your own Trainer",
+            )
+
+    def _fill(self, loader: Any) -> None:
+        """Offer every sample of a loader to the memory, once."""
+        assert self.memory is not None
+        for batch in loader:
+            self.memory.add(batch, find_labels(batch))
+
+    def _stored(self) -> TensorData:
+        """The memory as data; its samples are as they were served, and are not augmented again."""
+        assert self.memory is not None
+        leaves = self.memory.at(slice(0, len(self.memory)))
+        x, y, *rest = (leaves[str(i)] for i in range(len(leaves)))
+        if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+            raise InputError("samples that are not tensors", "tensors (x, y)", f"{type(self).__name__} needs them")
+        return TensorData(x, y, task_id=rest[0] if rest else None)  # type: ignore[arg-type]
+
+    def _merged(self, task: Task, seen: Sequence[Task], train: Any = None) -> Task:
+        """All classes and validation data so far, with these training data; with all of them by default."""
+        merged = merge_tasks(seen, id=task.id, name=task.name)
+        return merged if train is None else dataclasses.replace(merged, train=train)
+
+    def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        pass
+
+    def _state(self) -> dict[str, Any]:
+        return {"memory": None if self.memory is None else self.memory.state_dict()}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if (state["memory"] is None) != (self.memory is None):
+            given = "without a memory" if state["memory"] is None else f"with memory_size={state['memory']['size']}"
+            raise InputError(f"the state of {self.name} {given}", "the same memory_size", "start anew")
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
