@@ -96,4 +96,4 @@ def draw(population: int, n: int, generator: torch.Generator) -> Tensor:
     while len(chosen) < n:
         # at most a third of all are taken, so that each round keeps two thirds of its draws on average
         chosen.update(dict.fromkeys(torch.randint(population, (n - len(chosen),), generator=generator).tolist()))
-    return torch.tensor(list(chosen), dtype=torch.long)
+    return torch.from_numpy(np.fromiter(chosen, np.int64, n))

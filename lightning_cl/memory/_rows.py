@@ -40,7 +40,10 @@ class TensorRows:
             rows = pad_to(self.path, rows, shape)
         if made > self.data.shape[0]:
             self._grow(max(made, min(size, 2 * self.data.shape[0])))
-        self.data.index_copy_(0, slots, rows.detach().to(device="cpu", dtype=self.data.dtype))
+        rows = rows.detach() if rows.requires_grad else rows
+        if rows.dtype != self.data.dtype or not rows.is_cpu:
+            rows = rows.to(device="cpu", dtype=self.data.dtype)
+        self.data.index_copy_(0, slots, rows)
 
     def wipe(self, slots: Tensor) -> None:
         """Overwrite with zeros."""

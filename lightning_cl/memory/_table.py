@@ -45,7 +45,12 @@ class Table:
         for name, leaf in values.items():
             if name not in self.columns:
                 self.columns[name] = self._column(name, leaf)
-            chosen = self.index.stamps[rows] if name == STAMP else select_leaf(leaf, positions)
+            if name == STAMP:
+                chosen: Leaf = self.index.stamps[rows]
+            elif isinstance(leaf, Tensor) and leaf.is_cpu:
+                chosen = leaf.index_select(0, positions)  # faster than indexing
+            else:
+                chosen = select_leaf(leaf, positions)
             self.columns[name].put(rows, chosen, self.index.made, size)
 
     def at(self, prefix: str, slots: Tensor | slice) -> dict[str, Leaf]:

@@ -82,7 +82,9 @@ class Memory(Leaving):
     ) -> None:
         check_size(size, memory_bytes)
         check_places(storage, path, stores, max_age, keep_states)
-        self.size, self.policy_name, self.max_age, self.id_fn = size, str(policy), max_age, id_fn
+        #: 0 until the first batch says how many samples ``memory_bytes`` are
+        self.size: int = size or 0
+        self.policy_name, self.max_age, self.id_fn = str(policy), max_age, id_fn
         self.memory_bytes = None if memory_bytes is None else parse_bytes(memory_bytes)
         self.n_seen = 0
         folder = None if path is None else Path(path)
@@ -93,8 +95,8 @@ class Memory(Leaving):
         self._ages = AgeQueue()
         self._paths: list[str] | None = None
         self._fills, self._draws = generator(seed, "memory", "fill"), generator(seed, "memory", "draw")
-        if size is not None:
-            self._policy.open(size, self._table.index, max_age)
+        if self.size:
+            self._policy.open(self.size, self._table.index, max_age)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -153,7 +155,7 @@ class Memory(Leaving):
         else:
             columns |= {LEAF + name: value for name, value in self._referred(known["tasks"], indices, n).items()}
         self._table.check(columns)
-        if self.size is None:
+        if self.size == 0:
             self._measure(columns, n)
         self._paths = list(found)
         if self.max_age is None and not self.deleted:
@@ -176,7 +178,6 @@ class Memory(Leaving):
 
     def _offer(self, part: Tensor | None, n: int, columns: dict[str, Leaf], known: dict[str, Tensor | None]) -> None:
         """Offer the n samples at these positions, no more than may grow old at once; None for all."""
-        assert self.size is not None
         born = None
         if part is not None:
             known = {name: None if value is None else value[part] for name, value in known.items()}
@@ -195,13 +196,13 @@ class Memory(Leaving):
     def _measure(self, columns: dict[str, Leaf], n: int) -> None:
         assert self.memory_bytes is not None
         total = sum(v.nbytes if isinstance(v, Tensor) else sum(map(bytes_of, v)) for v in columns.values())
-        self.size = self.memory_bytes * n // max(1, total)
-        if self.size < 1:
-            self.size = None
+        size = self.memory_bytes * n // max(1, total)
+        if size < 1:
             raise InputError(
                 f"memory_bytes={self.memory_bytes} for samples of {total // n} bytes", "room for one", "take more"
             )
-        self._policy.open(self.size, self._table.index, self.max_age)
+        self.size = size
+        self._policy.open(size, self._table.index, self.max_age)
 
     def sample(self, n: int) -> dict[str, Leaf]:
         """The leaves of ``n`` random samples: all different if ``n <= len(self)``, else drawn with replacement."""
@@ -218,7 +219,7 @@ class Memory(Leaving):
             "size": self.size,
             "memory_bytes": self.memory_bytes,
             "policy": self.policy_name,
-            "policy_state": self._policy.state_dict() if self.size is not None else {},
+            "policy_state": self._policy.state_dict() if self.size else {},
             "n_seen": self.n_seen,
             "length": len(self),
             "paths": self._paths,
@@ -249,11 +250,11 @@ class Memory(Leaving):
                 "change them back, or start anew",
             )
         self.size, self.n_seen, self._paths = size, state["n_seen"], state["paths"]
-        gone = self._table.load_state_dict(state["table"], size or 0)
+        gone = self._table.load_state_dict(state["table"], size)
         self.deleted.load_state_dict(state["deleted"])
         if self._references is not None:
             self._references.load_state_dict(state["references"])
-        if size is not None:
+        if size:
             self._policy.open(size, self._table.index, self.max_age)
             self._policy.load_state_dict(state["policy_state"])
         self._ages = AgeQueue()

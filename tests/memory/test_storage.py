@@ -16,7 +16,7 @@ from tests.memory.helpers import check, held, make, offer, through_a_file
 
 def test_a_size_in_bytes():
     memory = Memory(memory_bytes="4KB")
-    assert memory.size is None
+    assert memory.size == 0
     x, y = torch.zeros(50, 30), torch.zeros(50, dtype=torch.long)
     memory.add((x, y), y, {"logits": torch.zeros(50, 4)})
     assert memory.size == 4000 // (120 + 8 + 8 + 16)

@@ -16,9 +16,9 @@ class Herding(Policy):
     """iCaRL's exemplars (Rebuffi et al. 2017, arXiv:1611.07725): per class a list in order of importance.
 
     The list is made by :func:`~lightning_cl.functional.herding.herding_order` from the features of all samples of the
-    class, scaled to length 1, so that each batch offered must hold all of the classes in it (callbacks offer a whole task at its end).
-    The share of C classes in M samples is M // C, and one more for the first M % C; when a class appears, the ends of
-    the other lists are dropped. Nothing is drawn.
+    class, scaled to length 1, so that each batch offered must hold all of the classes in it (callbacks offer a whole
+    task at its end). The share of C classes in M samples is M // C, and one more for the first M % C; when a class
+    appears, the ends of the other lists are dropped. Nothing is drawn.
 
     A class that is offered again (domain-incremental streams) has its lists merged: entry i (from 1) of a list made
     from n samples stands at i / n, so that each offering is represented by its best, in proportion to its size.
