@@ -16,7 +16,7 @@ from lightning_cl.errors import InputError
 from lightning_cl.functional._importance_pass import default_outputs
 from lightning_cl.functional.batches import leaves, select
 from lightning_cl.memory import find_labels
-from lightning_cl.memory.memory import LABEL_NAMES
+from lightning_cl.memory._labels import LABEL_NAMES
 
 INPUT_NAMES = ("x", "input", "inputs", "image", "images", "data", "features", "pixel_values")
 

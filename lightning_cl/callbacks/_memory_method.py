@@ -3,21 +3,19 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_cl import _compat
 from lightning_cl.callbacks._hub import TrainingStepHub
-from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.callbacks._memory_filling import MemoryFilling
 from lightning_cl.callbacks._patch import InstancePatch
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
 from lightning_cl.functional.batches import leaves, rebuild
-from lightning_cl.functional.seeding import derive_seed
-from lightning_cl.memory import Memory, find_labels
+from lightning_cl.memory import find_labels
 
 HOOK = "on_after_batch_transfer"
 
@@ -31,7 +29,7 @@ class Drawn:
     slots: Tensor
 
 
-class MemoryMethod(MethodCallback):
+class MemoryMethod(MemoryFilling):
     """Base of callbacks that train with a memory; it has no loss of its own.
 
     At every training step ``n_draws`` batches are drawn from the memory, independently of each other, in the structure
@@ -43,8 +41,11 @@ class MemoryMethod(MethodCallback):
     What a method stores beside each sample (logits, features) is returned by ``_extras`` when the memory is filled at
     the end of a task, and put into ``self.step_extras`` by the listener when it is filled step by step.
 
+    In several processes every one holds the same memory: filled step by step, it is offered the batches of all of them
+    in the order of ranks, and each process draws its own samples.
+
     Args:
-        memory_size: Samples kept in all, >= 1.
+        memory_size: Samples kept in all, >= 1; None with ``memory_bytes``.
         policy, max_per_class: See :class:`~lightning_cl.memory.Memory`.
         batch_size: Memory samples per draw (and process); as many as the current batch has by default.
         fill: ``"consolidate"`` offers every training sample once at the end of a task, unshuffled and not augmented;
@@ -52,6 +53,10 @@ class MemoryMethod(MethodCallback):
         label_fn: ``batch -> labels (N,)``, where :func:`~lightning_cl.memory.find_labels` finds none.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        features_fn, losses_fn: ``(module, batch) -> (N, D)`` or ``(N,)``, for policies that look at features or losses;
+            see :class:`~lightning_cl.callbacks._sample_facts.SampleFacts` for what is done without.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``: see :class:`~lightning_cl.memory.Memory`.
 
     State: the memory (at most ``memory_size`` samples), its generators, and the number of samples replayed.
     """
@@ -63,40 +68,16 @@ class MemoryMethod(MethodCallback):
     #: whether every batch must have labels, whatever the policy
     needs_labels = False
 
-    def __init__(
-        self,
-        memory_size: int,
-        *,
-        policy: str = "reservoir",
-        max_per_class: int | None = None,
-        batch_size: int | None = None,
-        fill: Literal["consolidate", "step"] = "consolidate",
-        label_fn: Callable[[Any], Tensor] | None = None,
-        seed: int = 0,
-        name: str,
-        consolidate: Literal["auto", "manual"] = "auto",
-        state_path: str | Path | None = None,
-    ) -> None:
-        super().__init__(name=name, consolidate=consolidate, state_path=state_path)
-        if fill not in ("consolidate", "step"):
-            raise InputError(f"fill={fill!r}", "'consolidate' or 'step'", "leave it out for 'consolidate'")
+    def __init__(self, memory_size: int | None = None, *, batch_size: int | None = None, **filling: Any) -> None:
+        super().__init__(memory_size, **filling)
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size={batch_size!r}", "an integer >= 1, or None", "leave it out")
-        self.batch_size, self.fill, self.label_fn = batch_size, fill, label_fn
-        self.memory = Memory(memory_size, policy, derive_seed(seed, name), max_per_class=max_per_class)
+        self.batch_size = batch_size
         self.replayed = 0
         self.drawn: list[Drawn] = []
-        self.step_extras: dict[str, Tensor] = {}
-        self._trainer: Any = None
-        self._patch: InstancePatch | None = None
         self._hub: TrainingStepHub | None = None
         self._armed = self._seen_a_batch = False
         self._pending: deque[Any] = deque()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the samples held."""
-        return self.memory.nbytes
 
     @property
     def needs_boundary(self) -> bool:
@@ -128,10 +109,6 @@ class MemoryMethod(MethodCallback):
         self.drawn = [Drawn(hook(each.batch), each.extras, each.slots) for each in drawn]
         return current
 
-    def _extras(self, module: Any, batch: Any) -> dict[str, Tensor]:
-        """What is stored beside each sample of a batch at the end of a task, (N, ...) each."""
-        return {}
-
     # where batches pass ---------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -139,12 +116,6 @@ class MemoryMethod(MethodCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if self.fill == "step" and trainer.world_size > 1:
-            raise InputError(
-                f"fill='step' in {trainer.world_size} processes",
-                "one process: each would fill its own memory, and only the first one's is saved",
-                "use fill='consolidate'",
-            )
         self._forget_the_fit()
         self._trainer = trainer
         listener = self._listener()
@@ -173,6 +144,11 @@ class MemoryMethod(MethodCallback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The next batch that is transferred is a training batch."""
         self._armed = True
+        if self.memory.stores_references:
+            for task in getattr(trainer.datamodule, "seen_tasks", []):
+                if task.id < self.n_tasks and not self.memory.is_bound(task.id):
+                    self.memory.bind(task.id, task.train)
+            self.memory.require_bound()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The next batch that is transferred is a training batch."""
@@ -197,7 +173,7 @@ class MemoryMethod(MethodCallback):
             pending = self._pending.popleft()
             # a batch that is trained on several times is stored once, after the last
             if (batch_idx + 1) % getattr(trainer.train_dataloader, "updates_per_batch", 1) == 0:
-                self._offer(pending, self.step_extras)
+                self._offer_step(pl_module, pending)
         self.drawn, self.step_extras = [], {}
         self._armed = True
 
@@ -255,39 +231,17 @@ class MemoryMethod(MethodCallback):
             )
         device = next((leaf.device for leaf in found.values() if isinstance(leaf, Tensor)), torch.device("cpu"))
         extras = {name: extra.to(device) for name, extra in self.memory.extras(slots).items()}
-        return Drawn(rebuild(batch, {path: _like(leaf, found[path]) for path, leaf in stored.items()}), extras, slots)
-
-    # how the memory fills -------------------------------------------------------------------------------------------
-
-    def consolidate(self, trainer: Any, pl_module: Any, dataloader: Any = None) -> None:
-        """End the task; with ``fill="consolidate"`` offer its training samples to the memory, once."""
-        # a memory that was filled step by step needs no loader, and not every project has one that can be re-made
-        super().consolidate(trainer, pl_module, () if self.fill == "step" else dataloader)
-
-    def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
-        before = None
-        if self._patch is not None:
-            before = _compat.hook_owner(trainer, module, "on_before_batch_transfer").on_before_batch_transfer
-        # a DataLoader draws a seed from the global generator, and data sets draw more
-        with torch.random.fork_rng(devices=[]):
-            for batch in loader:
-                batch = batch if before is None else before(batch, 0)
-                self._offer(batch, self._extras(module, batch))
-
-    def _offer(self, batch: Any, extras: dict[str, Tensor]) -> None:
-        self.memory.add(batch, find_labels(batch, self.label_fn), extras)
+        drawn = rebuild(batch, {path: _like(leaf, found[path]) for path, leaf in stored.items()})
+        if self.memory.stores_references and self._patch is not None:
+            # what is stored has passed this hook when it was stored, what is read again has not
+            name = "on_before_batch_transfer"
+            drawn = getattr(_compat.hook_owner(self._trainer, self._patch.owner, name), name)(drawn, 0)
+        return Drawn(drawn, extras, slots)
 
     def _forget_the_fit(self) -> None:
         self._armed = self._seen_a_batch = False
         self.drawn, self.step_extras = [], {}
         self._pending.clear()
-
-    def _state(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict(), "replayed": self.replayed}
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.memory.load_state_dict(state["memory"])
-        self.replayed = state["replayed"]
 
 
 def two_weights(weights: Any) -> bool:

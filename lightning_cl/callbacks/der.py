@@ -155,10 +155,10 @@ class DER(MemoryMethod):
         widths = torch.full((len(logits),), logits.shape[1])
         return {"logits": logits.detach().float(), "widths": widths}
 
-    def _offer(self, batch: Any, extras: dict[str, Tensor]) -> None:
+    def _offer(self, batch: Any, extras: dict[str, Tensor], **known: Any) -> None:
         # a step that was skipped has no logits
         if extras:
-            super()._offer(batch, extras)
+            super()._offer(batch, extras, **known)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         self._passed_before = self._patch is not None

@@ -14,7 +14,7 @@ class GDumb(OwnData):
     """Keeps a class-balanced memory, and at each task's end trains the initial weights on it alone: GDumb.
 
     Prabhu, Torr & Dokania 2020 (ECCV). The samples of a task pass once, in their own order, and the memory takes them
-    greedily (:class:`~lightning_cl.memory.policies.Greedy`); this is a stage, ``collect``, before the fit. Set
+    greedily (:class:`~lightning_cl.memory.policies.GDumb`); this is a stage, ``collect``, before the fit. Set
     ``reinitialize=true``, as ``method=gdumb`` does. The paper's schedule (SGD, cosine with restarts, cutmix) is not
     built in: ``scheduler=cosine`` and ``optimizer`` are the run's own.
 
@@ -37,7 +37,7 @@ class GDumb(OwnData):
     needs_data = False
 
     def __init__(self, memory_size: int, *, max_epochs: int | None = None, seed: int = 0, name: str = "gdumb") -> None:
-        super().__init__(Memory(memory_size, "greedy", derive_seed(seed, name)), name=name)
+        super().__init__(Memory(memory_size, "gdumb", derive_seed(seed, name)), name=name)
         if max_epochs is not None and (not isinstance(max_epochs, int) or max_epochs < 1):
             raise InputError(f"max_epochs={max_epochs!r}", "an integer >= 1, or null", "leave it out")
         self.max_epochs = max_epochs

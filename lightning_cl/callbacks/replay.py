@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
 from lightning_cl.callbacks._hub import loss_of, with_loss
 from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, two_weights
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import concatenate
 
@@ -30,12 +31,13 @@ class Replay(MemoryMethod):
 
     State: the memory (at most ``memory_size`` samples), its generators, and the number of samples replayed.
 
-    Not supported: ``fill="step"`` in several processes; in separate mode, manual optimization, and other callbacks that
+    Not supported: in separate mode, manual optimization, and other callbacks that
     rewrite the batch in place (they see only the current one).
 
     Args:
-        memory_size: Samples kept in all, >= 1.
-        policy: What is kept: ``"reservoir"`` or ``"class_balanced"``, see :class:`~lightning_cl.memory.Memory`.
+        memory_size: Samples kept in all, >= 1; None with ``memory_bytes``.
+        policy: What is kept: ``"reservoir"``, ``"class_balanced"`` or any other of
+            :class:`~lightning_cl.memory.Memory`.
         max_per_class: For ``class_balanced``: no class holds more, even while there is room.
         mode: ``"mixed"`` or ``"separate"``.
         batch_size: Memory samples per step (and process); as many as the current batch has by default.
@@ -46,6 +48,9 @@ class Replay(MemoryMethod):
             none.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``, ``features_fn``, ``losses_fn``: see
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these; in ``setup`` and on the first batch for what cannot work.
@@ -53,9 +58,9 @@ class Replay(MemoryMethod):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
-        policy: Literal["reservoir", "class_balanced"] = "reservoir",
+        policy: str = "reservoir",
         max_per_class: int | None = None,
         mode: Literal["mixed", "separate"] = "mixed",
         batch_size: int | None = None,
@@ -66,6 +71,7 @@ class Replay(MemoryMethod):
         name: str = "replay",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -78,6 +84,7 @@ class Replay(MemoryMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         if mode not in ("mixed", "separate"):
             raise InputError(f"mode={mode!r}", "'mixed' or 'separate'", "leave it out for 'mixed'")

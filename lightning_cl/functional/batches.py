@@ -45,10 +45,11 @@ def leaves(batch: Any) -> dict[str, Leaf]:
     Raises:
         ValueError: If the leaves do not have one entry per sample each (graphs, several loaders in one batch).
     """
-    size = batch_size(batch)
     found = dict(_walk(batch, ""))
-    for path, leaf in found.items():
-        if len(leaf) != size:
+    sizes = [leaf.shape[0] if isinstance(leaf, Tensor) else len(leaf) for leaf in found.values()]
+    size = sizes[0] if sizes else batch_size(batch)
+    for (path, leaf), n in zip(found.items(), sizes, strict=True):
+        if n != size:
             first = next(iter(found))
             raise ValueError(
                 f"leaf {path!r} of length {len(leaf)} beside leaf {first!r} of length {size}; expected one entry per "

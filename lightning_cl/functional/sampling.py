@@ -1,5 +1,6 @@
 """Random choices for a replay memory; nothing here costs more than the batch it is about."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,33 @@ def reservoir_slots(n: int, seen: int, capacity: int, generator: torch.Generator
     return positions, slots[positions]
 
 
+def reservoir_places(
+    times: np.ndarray, capacity: np.ndarray | int, generator: torch.Generator, horizon: int | None = None
+) -> np.ndarray:
+    """The place that each item takes in its own stream's reservoir, or -1: algorithm R for several streams at once.
+
+    In numpy, whose calls cost a fraction of torch's on arrays of a batch's length.
+
+    Args:
+        times: Number of each item in its stream, from 0, (N,) int64.
+        capacity: Places of that stream's reservoir, (N,) int64, or one number for all.
+        generator: Source of the draws; none is made while all items find free places.
+        horizon: From this item on a stream draws as if it were always item ``horizon - 1``: older items fade.
+
+    Example:
+        >>> reservoir_places(np.array([0, 1, 0]), np.array([2, 2, 0]), torch.Generator()).tolist()
+        [0, 1, -1]
+    """
+    late = times >= capacity
+    if not late.any():
+        return times
+    high = times + 1 if horizon is None else np.minimum(times + 1, horizon)
+    u = torch.rand(len(times), generator=generator, dtype=torch.float64).numpy()
+    # rounding up to ``high`` itself is possible from 2**53 on
+    places = np.where(late, np.minimum((u * high).astype(np.int64), high - 1), times)
+    return np.where(places < capacity, places, -1)
+
+
 def draw(population: int, n: int, generator: torch.Generator) -> Tensor:
     """``n`` of ``0 .. population-1``, (n,) long: without replacement if ``n <= population``, else with replacement.
 
@@ -68,7 +96,7 @@ def draw(population: int, n: int, generator: torch.Generator) -> Tensor:
     while len(chosen) < n:
         # at most a third of all are taken, so that each round keeps two thirds of its draws on average
         chosen.update(dict.fromkeys(torch.randint(population, (n - len(chosen),), generator=generator).tolist()))
-    return torch.tensor(list(chosen), dtype=torch.long)
+    return torch.from_numpy(np.fromiter(chosen, np.int64, n))
 
 
 def draw_class_balanced(targets: Tensor, n: int, generator: torch.Generator) -> Tensor:

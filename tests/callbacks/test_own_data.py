@@ -8,9 +8,9 @@ from lightning.pytorch import Callback
 
 from lightning_cl import GDumb, Replay, UniformSampling, run_sequence
 from lightning_cl.errors import InputError
-from lightning_cl.functional.seeding import derive_seed, generator
+from lightning_cl.functional.seeding import derive_seed
+from lightning_cl.memory import Memory
 from tests.finetuning.examples import FEW_EPOCHS, module, plain_loader, stream, trainer
-from tests.memory.test_greedy import plain_greedy
 
 
 class Watch(Callback):
@@ -85,13 +85,13 @@ def test_gdumb_trains_on_its_memory_alone_from_the_initial_weights() -> None:
     assert watch.starts[0]["backbone.layers.1.weight"].equal(watch.starts[2]["backbone.layers.1.weight"])
     for seen in watch.pixels:
         assert len(set(seen)) == 8
-    # the memory is a plain greedy loop over the tasks' samples
-    train = [task.train for task in stream()]
-    x = torch.cat([data.batch(torch.arange(len(data)))[0] for data in train])
-    y = torch.cat([data.targets for data in train])
-    held = plain_greedy(y.tolist(), 8, generator(derive_seed(0, "gdumb"), "memory", "fill"))
-    assert torch.equal(method.memory.at(slice(0, 8))["0"], x[held])
-    assert set(watch.pixels[2]) == set(x[held][:, 0].tolist())
+    # the memory is one that is offered the tasks' samples once, in their order
+    expected = Memory(8, "gdumb", derive_seed(0, "gdumb"))
+    for task in stream():
+        expected.add(task.train.batch(torch.arange(len(task.train))), task.train.targets)
+    held = expected.at(slice(0, 8))["0"]
+    assert torch.equal(method.memory.at(slice(0, 8))["0"], held)
+    assert set(watch.pixels[2]) == set(held[:, 0].tolist())
     naive, _ = learn()
     assert not torch.equal(model.backbone.layers[1].weight, naive.backbone.layers[1].weight)
     assert results["method_state_bytes"]["gdumb"] == method.nbytes > 0
