@@ -40,6 +40,9 @@ class BalancedFineTuning(Callback):
         InputError: For values outside these; in ``setup`` for what cannot work.
     """
 
+    #: its stage stands at the end of a task
+    needs_boundary = True
+
     def __init__(
         self,
         epochs: int = 10,

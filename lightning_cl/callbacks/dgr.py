@@ -1,26 +1,23 @@
 """Deep generative replay."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_cl.callbacks._foreign import inputs_of
+from lightning_cl.callbacks._batch_parts import BatchParts, parts_of
 from lightning_cl.callbacks._generator import ReplayGenerator
 from lightning_cl.callbacks._hub import TrainingStepHub, loss_of, with_loss
 from lightning_cl.callbacks._memory_method import two_weights
 from lightning_cl.callbacks._method import MethodCallback
-from lightning_cl.callbacks._previous_model import PreviousModel
+from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.vae import check_widths
-from lightning_cl.functional.batches import leaves, rebuild
+from lightning_cl.functional.batches import rebuild
+from lightning_cl.functional.masking import mask_logits
 from lightning_cl.functional.seeding import derive_seed
-from lightning_cl.memory import find_labels
-
-TASK_NAMES = ("task", "task_id", "task_ids")
 
 
 class DGR(MethodCallback):
@@ -58,8 +55,8 @@ class DGR(MethodCallback):
         generator_steps: Steps of the VAE on each training batch; more where a task has few batches.
         batch_size: Generated samples per step (and process); as many as the current batch has by default.
         weights: ``"tasks"``, or the pair (current, replayed).
-        logits_fn: ``(module, batch) -> logits (N, C)``, or a tuple that starts with them. By default ``module(x)`` or,
-            with task ids, ``module(x, task)``.
+        logits_fn: ``(module, batch) -> logits (N, C)``, or a tuple that starts with them. By default the module's
+            ``all_logits(batch)``, else ``module(x)`` or, with task ids, ``module(x, task)``.
         seed: Seed of the VAE's weights and of everything it draws.
         name, consolidate, select, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
 
@@ -103,7 +100,8 @@ class DGR(MethodCallback):
         self.optimizer_state, self.generator_steps, self.batch_size = optimizer_state, generator_steps, batch_size
         self.weights, self.logits_fn = weights, logits_fn
         self.generator = ReplayGenerator(hidden, latent, decoder, lr, derive_seed(seed, name))
-        self.previous = PreviousModel()
+        self.teacher = Teacher()
+        self.groups: list[list[int]] = []
         self.task_ids: list[int] = []
         self.past_task_ids: list[int] = []
         self.replayed = 0
@@ -114,7 +112,7 @@ class DGR(MethodCallback):
     @property
     def nbytes(self) -> int:
         """Bytes of the generator, its optimizer, its last decoder and the last model."""
-        return self.generator.nbytes + self.previous.nbytes
+        return self.generator.nbytes + self.teacher.nbytes
 
     @property
     def loss_weights(self) -> tuple[float, float]:
@@ -151,13 +149,13 @@ class DGR(MethodCallback):
         current = loss_of(output)
         if current is None:
             return output
-        parts = _parts_of(batch)
+        parts = parts_of(batch)
         weights = self.loss_weights
         with torch.autocast(parts.x.device.type, enabled=False):
             self._check(parts.x, batch_idx)
             inputs = None
             for _ in range(self.generator_steps):
-                inputs = self._generated(parts) if self.previous and weights[1] > 0 else None
+                inputs = self._generated(parts) if self.teacher and weights[1] > 0 else None
                 self.generator.step(parts.x.float(), inputs, weights, self._trainer)
             labelled = self._labelled(batch, parts, inputs) if inputs is not None else None
         if parts.task is not None:
@@ -186,13 +184,13 @@ class DGR(MethodCallback):
                 "resize or pad them",
             )
 
-    def _generated(self, parts: "_Parts") -> Tensor:
+    def _generated(self, parts: BatchParts) -> Tensor:
         n = self.batch_size or len(parts.x)
         rank, world = (self._trainer.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
         self.replayed += n
         return self.generator.sample(n, parts.x.device, rank, world)
 
-    def _labelled(self, batch: Any, parts: "_Parts", inputs: Tensor) -> Any:
+    def _labelled(self, batch: Any, parts: BatchParts, inputs: Tensor) -> Any:
         """The inputs in the structure of the batch, with the labels of the previous model: once for each past task."""
         tasks = self.past_task_ids if parts.task is not None else []
         x = inputs.to(parts.x.dtype)
@@ -201,7 +199,9 @@ class DGR(MethodCallback):
         if parts.task is not None:
             ids = torch.tensor(tasks, dtype=parts.task.dtype, device=x.device)
             made[parts.task_path] = ids.repeat_interleave(len(inputs))
-        logits = self.previous(self._module, self.logits_fn or _logits, rebuild(batch, made))
+        with self.teacher.in_place_of(self._module):
+            output = (self.logits_fn or _logits)(self._module, rebuild(batch, made))
+        logits = output[0] if isinstance(output, tuple) else output
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
             shape = f"outputs of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(
@@ -209,8 +209,18 @@ class DGR(MethodCallback):
                 f"logits of shape ({len(x)}, classes)",
                 "give logits_fn=lambda module, batch: ...",
             )
-        made[parts.y_path] = logits.argmax(1).to(parts.y.dtype)
+        made[parts.y_path] = self._largest(logits, made.get(parts.task_path)).to(parts.y.dtype)
         return rebuild(batch, made)
+
+    def _largest(self, logits: Tensor, task: Tensor | None) -> Tensor:
+        """Labels (N,): the largest logit among those that the previous model was read by, of its own task if known."""
+        if not self.groups or self.logits_fn is not None:
+            return logits.argmax(1)
+        table = logits.new_zeros(len(self.groups), logits.shape[1], dtype=torch.bool)
+        for row, group in zip(table, self.groups, strict=True):
+            row[group] = True
+        active = table.any(0) if task is None or len(table) == 1 else table[task]
+        return mask_logits(logits, active).argmax(1)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         if self.generator.vae is None:
@@ -220,13 +230,15 @@ class DGR(MethodCallback):
                 "train the first task with DGR among the callbacks",
             )
         self.generator.keep(moments=self.optimizer_state == "keep")
-        self.previous.take(module)
+        self.teacher.take(module)
+        self.groups = [list(group) for group in getattr(module, "logit_groups", [])]
         self.past_task_ids = list(self.task_ids)
 
     def _state(self) -> dict[str, Any]:
         return {
             "generator": self.generator.state_dict(),
-            "previous": self.previous.state_dict(),
+            "teacher": dict(self.teacher.tensors),
+            "groups": [list(group) for group in self.groups],
             "task_ids": list(self.task_ids),
             "past_task_ids": list(self.past_task_ids),
             "replayed": self.replayed,
@@ -234,49 +246,15 @@ class DGR(MethodCallback):
 
     def _load(self, state: dict[str, Any]) -> None:
         self.generator.load_state_dict(state["generator"])
-        self.previous.load_state_dict(state["previous"])
+        self.teacher.tensors = dict(state["teacher"])
+        self.groups = [list(group) for group in state["groups"]]
         self.task_ids, self.past_task_ids = list(state["task_ids"]), list(state["past_task_ids"])
         self.replayed = state["replayed"]
 
 
-@dataclass
-class _Parts:
-    """Inputs, labels and task ids of a batch, and where they are in it."""
-
-    x: Tensor
-    y: Tensor
-    task: Tensor | None
-    x_path: str
-    y_path: str
-    task_path: str = ""
-
-
-def _parts_of(batch: Any) -> _Parts:
-    try:
-        found = leaves(batch)
-        x, y = inputs_of(batch), find_labels(batch)
-    except ValueError as error:
-        given, _, expected = str(error).partition("; expected ")
-        raise InputError(given, *expected.split(". HINT: ", 1)) from error
-    paths = {id(leaf): path for path, leaf in found.items()}
-    rest = {path: leaf for path, leaf in found.items() if leaf is not x and leaf is not y}
-    tasks = [p for p in rest if p.rpartition("/")[2] in TASK_NAMES or (p == "2" and isinstance(batch, tuple | list))]
-    if x is None or y is None or x is y or len(rest) != len(tasks) or len(tasks) > 1:
-        raise InputError(
-            f"a batch with leaves {sorted(found)}",
-            "inputs, integer labels and, third or named task, task ids: a generator makes nothing else",
-            "leave the others out of training batches: (x, y), or {'x': x, 'y': y}",
-        )
-    if not x.is_floating_point() or x.dim() < 2:
-        raise InputError(
-            f"inputs of {x.dtype} and shape {tuple(x.shape)}",
-            "floating inputs (N, ...)",
-            "a VAE generates no token ids or bytes: convert inputs in the data, or take another method",
-        )
-    task = rest[tasks[0]] if tasks else None
-    return _Parts(x, y, task, paths[id(x)], paths[id(y)], tasks[0] if tasks else "")  # type: ignore[arg-type]
-
-
 def _logits(module: Any, batch: Any) -> Any:
-    parts = _parts_of(batch)
+    # predictions of ours mask by the classes known now
+    if hasattr(module, "all_logits"):
+        return module.all_logits(batch)
+    parts = parts_of(batch)
     return module(parts.x) if parts.task is None else module(parts.x, parts.task)

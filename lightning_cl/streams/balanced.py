@@ -4,34 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_cl.errors import InputError
 from lightning_cl.functional.seeding import generator
 from lightning_cl.streams.concat_data import ConcatData
 from lightning_cl.streams.data import Data
+from lightning_cl.streams.selected_data import SelectedData
 from lightning_cl.streams.tensor_data import TensorData
-
-
-class Rows:
-    """Some of the samples of other data, served as those would serve them.
-
-    Args:
-        data: Any data.
-        rows: Which of its samples, (N,) long.
-    """
-
-    def __init__(self, data: Data, rows: Tensor) -> None:
-        self.data, self.rows = data, rows
-        self.targets, self.cheap = data.targets[rows], data.cheap
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.rows)
-
-    def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> tuple[Tensor, ...]:
-        """The samples at ``indices``; see ``Data.batch``."""
-        return self.data.batch(self.rows[indices], epoch=epoch, augment=augment)
 
 
 def balanced_data(stored: Mapping[str, Any], data: Data, per_class: int, *seed: int | str) -> ConcatData:
@@ -63,4 +42,4 @@ def balanced_data(stored: Mapping[str, Any], data: Data, per_class: int, *seed: 
         members = (data.targets == label).nonzero().squeeze(1)
         order = torch.randperm(len(members), generator=generator(*seed, "balanced", label))
         chosen.append(members[order[:per_class]])
-    return ConcatData([past, Rows(data, torch.cat(chosen))])
+    return ConcatData([past, SelectedData(data, torch.cat(chosen))])

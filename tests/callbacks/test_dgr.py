@@ -169,9 +169,11 @@ def test_the_previous_model_of_a_head_that_grew(head: Any):
     class Watch(Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             x = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
-            if callback.previous:
-                read = lambda m, batch: m.head(m.backbone(batch[0]))  # noqa: E731
-                learned.append((callback.previous(pl_module, read, (x,)), *before))
+            if callback.teacher:
+                with callback.teacher.in_place_of(pl_module):
+                    # separate heads have a layer more than then
+                    now = pl_module.head(pl_module.backbone(x))[:, : before[0].shape[1]]
+                learned.append((now, *before))
             assert callback.replayed == steps[-1] if steps else True
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -199,6 +201,35 @@ def test_the_previous_model_of_a_head_that_grew(head: Any):
     assert isinstance(net, FineTuningModule)
 
 
+@pytest.mark.parametrize("head", ["growing", "multi", "separate", "fixed"])
+def test_generated_samples_are_of_earlier_classes_of_their_own_task(head: Any):
+    from lightning_cl import streams
+
+    seen: list[tuple[Any, ...]] = []
+
+    class Watch(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            # rows of classes to come would win, were they read
+            for name, parameter in pl_module.head.named_parameters():
+                if name.endswith("bias") and head == "fixed":
+                    parameter.data[len(pl_module.tasks) * 2 :] = 100.0
+
+    class Seen(DGR):
+        def _labelled(self, *args: Any) -> Any:
+            seen.append((self.n_tasks, *(made := super()._labelled(*args))))
+            return made
+
+    options = {"class_names": [f"c{i}" for i in range(6)]} if head == "fixed" else {}
+    scenario = "class_incremental" if head in ("growing", "fixed") else "task_incremental"
+    callbacks = [Seen(decoder="gaussian", hidden=(16,), latent=3), Watch()]
+    tasks = stream(getattr(streams, scenario))
+    run_sequence(module(head=head, **options), tasks, callbacks, trainer=FEW_EPOCHS, progress_bar=False, batch_size=10)
+    assert {n for n, *_ in seen} == {1, 2}
+    for n, _, y, *task in seen:
+        assert int(y.max()) < 2 * n
+        assert not task or torch.equal(y // 2, task[0])
+
+
 def test_batch_norm_and_dropout_of_the_previous_model_are_in_eval_mode_and_unchanged():
     class Normed(Net):
         def __init__(self) -> None:
@@ -208,14 +239,14 @@ def test_batch_norm_and_dropout_of_the_previous_model_are_in_eval_mode_and_uncha
     callback, net = dgr(weights=(1.0, 0.0)), Normed()
     fit(net, data(0), callback)
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    kept = {name: value.clone() for name, value in callback.previous.tensors.items()}
+    kept = {name: value.clone() for name, value in callback.teacher.tensors.items()}
     net.train()
     x = torch.rand(4, 2, 2)
-    one, two = (callback.previous(net, lambda m, batch: m(batch), x) for _ in range(2))
-    assert torch.equal(one, two)
+    with callback.teacher.in_place_of(net):
+        assert torch.equal(net(x), net(x))
     assert net.net[2].training
     assert same(state, dict(net.state_dict()))
-    assert same(kept, callback.previous.tensors)
+    assert same(kept, callback.teacher.tensors)
     assert set(kept) == set(state)
 
 

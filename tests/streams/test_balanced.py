@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lightning_cl.errors import InputError
-from lightning_cl.streams.balanced import Rows, balanced_data
+from lightning_cl.streams.balanced import balanced_data
+from lightning_cl.streams.selected_data import SelectedData
 from lightning_cl.streams.tensor_data import TensorData
 
 
@@ -33,7 +34,7 @@ def test_task_ids_and_augmentation_are_served_as_ever():
     assert task.tolist() == [0, 0, 1, 1]
     assert bool((x[:2] == 0).all())
     assert bool((x[2:] >= 100).all())
-    rows = Rows(present(), torch.tensor([3, 5]))
+    rows = SelectedData(present(), torch.tensor([3, 5]))
     assert (len(rows), rows.cheap, rows.targets.tolist()) == (2, True, [3, 3])
 
 
