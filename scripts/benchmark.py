@@ -201,8 +201,8 @@ def all_of_importance(data_dir: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def all_of_replay(data_dir: str, repeats: int) -> list[dict[str, Any]]:
-    """What a memory costs in each step."""
-    return replay(repeats, alternating, row)
+    """What a memory, and methods with one, cost in each step."""
+    return replay(repeats, alternating, row, _step_seconds)
 
 
 SUBJECTS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {

@@ -1,4 +1,4 @@
-"""What a memory costs in a training step: the subject ``replay`` of benchmark.py."""
+"""What a memory, and methods with one, cost in a training step: the subject ``replay`` of benchmark.py."""
 
 import functools
 import tempfile
@@ -13,9 +13,40 @@ Row = dict[str, Any]
 BATCH = 128
 
 
-def replay(repeats: int, alternating: Callable[..., Any], row: Callable[..., Row]) -> list[Row]:
-    """All rows; what methods cost in a step comes behind what their memory costs."""
-    return [*memories(repeats, alternating, row)]
+def replay(
+    repeats: int, alternating: Callable[..., Any], row: Callable[..., Row], fit_seconds: Callable[..., float]
+) -> list[Row]:
+    """All rows; ``fit_seconds(network, x, steps, callbacks)`` is CPU seconds per step of a fit."""
+    return [*methods(repeats, alternating, row, fit_seconds), *memories(repeats, alternating, row)]
+
+
+# methods ----------------------------------------------------------------------------------------------------------
+
+
+def methods(
+    repeats: int, alternating: Callable[..., Any], row: Callable[..., Row], fit_seconds: Callable[..., float]
+) -> list[Row]:
+    """Steps with a memory of 10,000 samples, filled at each step, against the same Trainer on plain batches."""
+    from lightning_cl import AGEM, DER, LwF, Replay
+
+    network = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
+    x, steps = torch.rand(BATCH, 784), 150
+    cases: list[tuple[str, Any, int, float]] = [
+        ("ER", Replay(10_000, fill="step"), 2, 1.10),
+        ("DER++", DER(10_000, 0.5, 0.5), 3, 1.25),
+        ("DER", DER(10_000, 0.5), 2, float("nan")),
+        ("A-GEM", AGEM(10_000, policy="reservoir", fill="step"), 1, 2.3),
+        ("LwF", LwF(), 1, float("nan")),
+    ]
+    rows = []
+    for name, callback, batches, bar in cases:
+        fit_seconds(network, x, 100, [callback])  # fills the memory, or takes the teacher
+        ours = functools.partial(fit_seconds, network, x, steps, [callback])
+        plain = functools.partial(fit_seconds, network, x.repeat(batches, 1), steps, [])
+        a, b = alternating(ours, plain, repeats)
+        text = f"a plain step of the same Trainer on {batches * BATCH} samples"
+        rows.append(row(f"step: {name}, MLP 784-400-400-10, batch 128", a, b, "CPU s/step", text) | {"bar": bar})
+    return rows
 
 
 # the memory alone -------------------------------------------------------------------------------------------------
