@@ -59,8 +59,7 @@ class GradientProjection(MemoryMethod):
     gradients projected.
 
     Raises:
-        InputError: For values outside these; in ``setup`` for manual optimization and ``fill="step"`` in several
-            processes; on the start of a fit for a fused optimizer with a gradient scaler.
+        InputError: For values outside these; in ``setup`` for manual optimization; on the start of a fit for a fused optimizer with a gradient scaler.
     """
 
     def __init__(

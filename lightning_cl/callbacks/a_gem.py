@@ -26,8 +26,7 @@ class AGEM(GradientProjection):
 
     State: the memory (at most ``memory_size`` samples), its generators, two numbers.
 
-    Not supported: manual optimization (there is no loss of the memory samples), ``fill="step"`` in several processes,
-    sparse gradients.
+    Not supported: manual optimization (there is no loss of the memory samples), sparse gradients.
 
     Args:
         memory_size: Samples kept in all, >= 1.

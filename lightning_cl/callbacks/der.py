@@ -35,7 +35,7 @@ class DER(MemoryMethod):
     State: the memory (at most ``memory_size`` samples with their logits in fp32), its generators, and the number of
     samples replayed.
 
-    Not supported: manual optimization; ``fill="step"`` in several processes; logits that are not one row per sample.
+    Not supported: manual optimization; logits that are not one row per sample.
 
     Args:
         memory_size: Samples kept in all, >= 1.

@@ -30,7 +30,7 @@ class ERACE(MemoryMethod):
 
     State: the memory (at most ``memory_size`` samples), its generators, and the number of samples replayed.
 
-    Not supported: manual optimization; ``fill="step"`` in several processes; label smoothing, and labels that are
+    Not supported: manual optimization; label smoothing, and labels that are
     probabilities.
 
     Args:

@@ -30,8 +30,7 @@ class GEM(GradientProjection):
     State: the memory (at most ``memory_size`` samples), its generators, two numbers. While training, one gradient per
     earlier task.
 
-    Not supported: manual optimization (there is no loss of the memory samples), ``fill="step"`` in several processes,
-    sparse gradients.
+    Not supported: manual optimization (there is no loss of the memory samples), sparse gradients.
 
     Args:
         memory_size: Samples kept in all, >= 1; every task has an equal share, a reservoir within each.
