@@ -59,7 +59,8 @@ class GradientProjection(MemoryMethod):
     gradients projected.
 
     Raises:
-        InputError: For values outside these; in ``setup`` for manual optimization; on the start of a fit for a fused optimizer with a gradient scaler.
+        InputError: For values outside these; in ``setup`` for manual optimization; on the start of a fit for a fused
+            optimizer with a gradient scaler.
     """
 
     def __init__(
