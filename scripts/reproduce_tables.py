@@ -210,7 +210,7 @@ def reproduce(table: str, arguments: argparse.Namespace, console: Console) -> in
     runs, rows, seeds = Runs(arguments), rows_of(table, arguments.rows), arguments.seeds
     wanted = {runs.folder(row, seed): (row, seed) for seed in range(seeds) for row in rows}
     entries = [summary(row, runs.values(row, seeds)) for row in rows]
-    _write(runs, table, entries)
+    _write(runs, table, rows, seeds)
     failed = 0
     with Live(shown(entries), console=console, auto_refresh=False) as live, ThreadPoolExecutor(arguments.jobs) as pool:
         futures = {}
@@ -226,15 +226,18 @@ def reproduce(table: str, arguments: argparse.Namespace, console: Console) -> in
                 live.console.print(f"{futures[future]}: {error or 'done'}", highlight=False, soft_wrap=True)
                 entries = [summary(row, runs.values(row, seeds)) for row in rows]
                 live.update(shown(entries), refresh=True)
-                _write(runs, table, entries)
+                _write(runs, table, rows, seeds)
         finally:
             pool.shutdown(cancel_futures=True)
     return failed
 
 
-def _write(runs: Runs, table: str, entries: list[Row]) -> None:
+def _write(runs: Runs, table: str, rows: list[Row], seeds: int) -> None:
+    """The rows asked for, and those that earlier calls have finished runs of."""
     from lightning_cl.files import write_json, write_text
 
+    found = [(row, runs.values(row, seeds)) for row in rows_of(table, ["*"])]
+    entries = [summary(row, values) for row, values in found if values or row in rows]
     write_text(runs.out / f"{table}.md", markdown(table, entries, runs.quick))
     write_json(runs.out / f"{table}.json", entries)
 
