@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_cl.callbacks._foreign import inputs_of
+from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import leaves
 from lightning_cl.memory import find_labels
@@ -31,12 +32,9 @@ def parts_of(batch: Any) -> BatchParts:
     Raises:
         InputError: If there is anything else in it, or the inputs are not floating.
     """
-    try:
+    with input_errors():
         found = leaves(batch)
         x, y = inputs_of(batch), find_labels(batch)
-    except ValueError as error:
-        given, _, expected = str(error).partition("; expected ")
-        raise InputError(given, *expected.split(". HINT: ", 1)) from error
     paths = {id(leaf): path for path, leaf in found.items()}
     rest = {path: leaf for path, leaf in found.items() if leaf is not x and leaf is not y}
     tasks = [p for p in rest if p.rpartition("/")[2] in TASK_NAMES or (p == "2" and isinstance(batch, tuple | list))]

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_cl.callbacks._importance import compute_importance, input_errors
+from lightning_cl.callbacks._importance import compute_importance
+from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.errors import InputError
 from lightning_cl.functional._cotangents import LABELS, Labels
 from lightning_cl.functional.fisher import check_labels

@@ -18,6 +18,7 @@ from lightning_cl.callbacks._foreign import (
     outputs_and_targets,
     why_no_logits,
 )
+from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.callbacks._snapshot import kept_state
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size, select
@@ -214,18 +215,3 @@ def _kept_weights(module: Any) -> Iterator[None]:
             "optimizers taken from self.optimizers()",
             "give loss_fn=lambda module, batch: loss",
         )
-
-
-@contextlib.contextmanager
-def input_errors() -> Iterator[None]:
-    """Errors of the pure functions, in the form that people see."""
-    try:
-        yield
-    except InputError:
-        raise
-    except ValueError as error:
-        given, expected, rest = str(error).partition("; expected ")
-        wanted, hint, todo = rest.partition(". HINT: ")
-        if not expected or not hint:
-            raise
-        raise InputError(given, wanted, todo) from error

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from lightning_cl import _compat
 from lightning_cl.callbacks._hub import TrainingStepHub
+from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.callbacks._memory_filling import MemoryFilling
 from lightning_cl.callbacks._patch import InstancePatch
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
-from lightning_cl.functional.batches import leaves, rebuild
+from lightning_cl.functional.batches import concatenate, leaves, rebuild
 from lightning_cl.memory import find_labels
 
 HOOK = "on_after_batch_transfer"
@@ -189,11 +190,8 @@ class MemoryMethod(MemoryFilling):
 
     def _take(self, batch: Any) -> list[Drawn]:
         """Memory samples in the structure of ``batch``, on its devices; an empty list when there is none to replay."""
-        try:
+        with input_errors():
             found = leaves(batch)
-        except ValueError as error:
-            given, _, rest = str(error).partition("; expected ")
-            raise InputError(given, *rest.split(". HINT: ", 1)) from error
         labelled = self.needs_labels or self.memory.needs_labels
         if not self._seen_a_batch and labelled and find_labels(batch, self.label_fn) is None:
             by = f"policy={self.memory.policy_name!r}" if self.memory.needs_labels else type(self).__name__
@@ -244,12 +242,9 @@ class MemoryMethod(MemoryFilling):
         self._pending.clear()
 
 
-def two_weights(weights: Any) -> bool:
-    """Whether these are two finite numbers >= 0."""
-    try:
-        return len(weights) == 2 and all(0 <= weight < float("inf") for weight in weights)
-    except TypeError:
-        return False
+def behind(batch: Any, drawn: list[Drawn]) -> Any:
+    """The batch with the samples of the first draw behind its own; the batch itself if there is none."""
+    return concatenate(batch, drawn[0].batch) if drawn else batch
 
 
 def _like(leaf: Any, other: Any) -> Any:

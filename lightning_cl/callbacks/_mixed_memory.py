@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_cl import _compat
-from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod
+from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
 from lightning_cl.functional.batches import concatenate, select
@@ -57,7 +57,7 @@ class MixedMemory(MemoryMethod):
         return 1 if self.batch_size != 0 else 0
 
     def _incoming(self, batch: Any, drawn: list[Drawn], hook: Callable[[Any], Any]) -> Any:
-        return hook(concatenate(batch, drawn[0].batch) if drawn else batch)
+        return hook(behind(batch, drawn))
 
     def _task_batches(self, trainer: Any, module: Any, loader: Any) -> Iterator[tuple[Any, Any]]:
         """Batches of a loader as they come, and as the memory stores them."""

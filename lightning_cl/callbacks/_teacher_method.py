@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from lightning_cl.callbacks._captured import Captured
 from lightning_cl.callbacks._hub import loss_of, with_loss
-from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod
+from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
-from lightning_cl.functional.batches import concatenate
 
 
 class TeacherMethod(MemoryMethod):
@@ -138,7 +137,7 @@ class TeacherMethod(MemoryMethod):
         self._captured.start()
 
     def _incoming(self, batch: Any, drawn: list[Drawn], hook: Callable[[Any], Any]) -> Any:
-        return hook(concatenate(batch, drawn[0].batch) if drawn else batch)
+        return hook(behind(batch, drawn))
 
     def _listener(self) -> Any:
         return self._listen

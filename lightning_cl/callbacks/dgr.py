@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_cl.callbacks._batch_parts import BatchParts, parts_of
 from lightning_cl.callbacks._generator import ReplayGenerator
 from lightning_cl.callbacks._hub import TrainingStepHub, loss_of, with_loss
-from lightning_cl.callbacks._memory_method import two_weights
+from lightning_cl.callbacks._loss_weights import loss_weights, two_weights
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
@@ -117,11 +117,7 @@ class DGR(MethodCallback):
     @property
     def loss_weights(self) -> tuple[float, float]:
         """Weights of the current and the replayed loss, now."""
-        if not isinstance(self.weights, str):
-            current, replayed = self.weights
-            return float(current), float(replayed)
-        share = 1 / (self.n_tasks + 1)
-        return share, 1 - share
+        return loss_weights(self.weights, self.n_tasks)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stand behind the module's ``training_step``."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_cl.callbacks._foreign import logits_of, outputs_and_targets, why_no_logits
-from lightning_cl.callbacks._importance import TaskBatches, importance_pass, input_errors
+from lightning_cl.callbacks._importance import TaskBatches, importance_pass
+from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.callbacks._penalty import PenaltyOptions, QuadraticPenalty
 from lightning_cl.callbacks._stability import StabilityGuard
 from lightning_cl.errors import InputError

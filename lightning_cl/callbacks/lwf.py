@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_cl.callbacks._hub import TrainingStepHub, loss_of, with_loss
+from lightning_cl.callbacks._loss_weights import loss_weights
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._outputs import LogitsFn, StepOutputs
 from lightning_cl.callbacks._teacher import Teacher
@@ -110,8 +111,7 @@ class LwF(MethodCallback):
     @property
     def loss_weights(self) -> tuple[float, float]:
         """Weights of the current loss and of alpha times the distillation, now."""
-        share = 1 / (self.n_tasks + 1)
-        return (1.0, 1.0) if self.weights == "sum" else (share, 1 - share)
+        return (1.0, 1.0) if self.weights == "sum" else loss_weights(self.weights, self.n_tasks)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stand around the training step."""

@@ -7,10 +7,10 @@ from typing import Any, Literal, Unpack
 from torch import Tensor
 
 from lightning_cl.callbacks._hub import loss_of, with_loss
-from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, two_weights
+from lightning_cl.callbacks._loss_weights import loss_weights, two_weights
+from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
 from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.errors import InputError
-from lightning_cl.functional.batches import concatenate
 
 
 class Replay(MemoryMethod):
@@ -103,22 +103,18 @@ class Replay(MemoryMethod):
     @property
     def loss_weights(self) -> tuple[float, float]:
         """Weights of the current and the memory loss in separate mode, now."""
-        if not isinstance(self.weights, str):
-            current, memory = self.weights
-            return float(current), float(memory)
-        share = 1 / (self.n_tasks + 1)
-        return share, 1 - share
+        return loss_weights(self.weights, self.n_tasks)
 
     def mix(self, batch: Any) -> Any:
         """The batch with memory samples behind its own; the batch itself while the memory is empty.
 
         Called by the patched hook, or by :class:`~lightning_cl.ReplayDataModule`.
         """
-        return _behind(batch, self._take(batch))
+        return behind(batch, self._take(batch))
 
     def _incoming(self, batch: Any, drawn: list[Drawn], hook: Callable[[Any], Any]) -> Any:
         if self.mode == "mixed":
-            return hook(_behind(batch, drawn))
+            return hook(behind(batch, drawn))
         return super()._incoming(batch, drawn, hook)
 
     def _draws(self) -> int:
@@ -136,7 +132,3 @@ class Replay(MemoryMethod):
             return output
         weights = self.loss_weights
         return with_loss(output, weights[0] * current + weights[1] * memory)
-
-
-def _behind(batch: Any, drawn: list[Drawn]) -> Any:
-    return concatenate(batch, drawn[0].batch) if drawn else batch
