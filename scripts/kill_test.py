@@ -2,6 +2,7 @@
 
     python scripts/kill_test.py --runs 48 --json kills.json        (about five minutes on one core)
     python scripts/kill_test.py --runs 7 --short --json kills.json
+    python scripts/kill_test.py --runs 100 --all --json kills.json  (every method there is)
 
 Kinds of kills, in turn: in training (in the middle of a step), in a checkpoint write, in consolidation, in evaluation,
 between tasks, at any moment; every seventh run (every third with --short) is killed again after it has gone on. Each
@@ -49,6 +50,11 @@ SCENARIOS = {
                     "+callbacks.er.fill=step", "+trainer.accumulate_grad_batches=2"],
     "er beside naive": ["method=er", "reference_methods=[naive]", "model.backbone.hidden=[64]", "limit_tasks=2"],
 }  # fmt: skip
+#: for --all: what goes with another method, and what has nothing to consolidate
+BESIDE = {"wa": "[er,wa]", "balanced_fine_tuning": "[er,balanced_fine_tuning]"}
+NOTHING_TO_CONSOLIDATE = {"naive", "er beside naive", "joint", "cumulative", "from_scratch", "freezing", "keep",
+                          "uniform", "gdumb", "shrink_and_perturb"}  # fmt: skip
+METHODS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml"))
 KINDS = ("train", "checkpoint write", "consolidation", "evaluation", "between tasks", "any moment")
 
 
@@ -57,9 +63,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=48, help="runs that are killed")
     parser.add_argument("--json", type=Path, help="where the list of runs is written")
     parser.add_argument("--short", action="store_true", help="three tasks, two scenarios")
+    parser.add_argument("--all", action="store_true", help="one scenario for each method's config")
     parser.add_argument("--seed", type=int, default=0, help="of the places")
     arguments = parser.parse_args()
     _import_everything()
+    if arguments.all:
+        SCENARIOS.clear()
+        SCENARIOS.update({method: [f"method={BESIDE.get(method, method)}", *SMALL] for method in METHODS})
     scenarios = list(SCENARIOS)[:2] if arguments.short else list(SCENARIOS)
     draw = random.Random(arguments.seed)
     rows: list[dict[str, Any]] = []
@@ -68,7 +78,7 @@ def main() -> int:
     for i in range(arguments.runs):
         kind = KINDS[i % len(KINDS)]
         name = scenarios[(i + i // len(KINDS)) % len(scenarios)]
-        while kind == "consolidation" and name in ("naive", "er beside naive"):
+        while kind == "consolidation" and name in NOTHING_TO_CONSOLIDATE:
             name = draw.choice(scenarios)
         command = [*COMMON, *SCENARIOS[name], *(["limit_tasks=3"] if arguments.short else [])]
         if name not in whole:
