@@ -17,11 +17,17 @@ from tests.conf.test_configs import composed, options
 NEEDS_BOUNDARY = {
     *("ewc", "online_ewc", "kfac_ewc", "si", "mas", "rwalk", "l2"),
     *("lwf", "dgr", "er", "a_gem", "gem", "icarl", "bic", "wa", "lucir", "podnet", "eeil", "balanced_fine_tuning"),
+    *("gdumb", "uniform", "shrink_and_perturb"),
 }
-BY_THE_STEP = {"naive", "cumulative", "from_scratch", "joint", "l2sp", "freezing", "der", "derpp", "er_ace"}
+BY_THE_STEP = {
+    *("naive", "cumulative", "from_scratch", "joint", "keep"),
+    *("l2sp", "freezing", "der", "derpp", "er_ace"),
+}
 
 #: what a method that is nothing alone is combined with, and compared to; naive fine-tuning for all others
 BESIDE = {"balanced_fine_tuning": ["er"]}
+#: a tenth of so little is no step at all
+SHORTER = {"gdumb": ["callbacks.gdumb.max_epochs=2"], "uniform": ["budget=null"]}
 SHORT = (
     *("batch_size=16", "limit_tasks=2", "trainer.max_epochs=1", "+trainer.limit_train_batches=8"),
     *("model.backbone.hidden=[16]", "accelerator=cpu", "progress_bar=false", "+trainer.enable_model_summary=false"),
@@ -39,7 +45,8 @@ def learn(tmp_path_factory: pytest.TempPathFactory) -> Any:
     known: dict[str, Learnt] = {}
 
     def call(methods: list[str], as_: list[str] | None = None) -> Learnt:
-        config = composed(f"method=[{','.join(as_ or methods)}]", *SHORT)
+        own = [override for method in as_ or methods for override in SHORTER.get(method, [])]
+        config = composed(f"method=[{','.join(as_ or methods)}]", *SHORT, *own)
         config.model = composed(f"method=[{','.join(methods)}]", *SHORT).model
         # naive is trained twice: what differs from it must not do so by chance
         key = f"{methods if as_ is None else ('as', as_)} {config.model}"
