@@ -47,30 +47,63 @@ class Cotangents:
 
 
 class Columns(Cotangents):
-    r"""Exact expectations: one vector per output column, and per position if there are positions.
+    r"""Exact expectations over independent outputs: one vector ``scale_c e_c`` per output column and position.
 
-    Classification: ``sqrt(p_c) (e_c - p)``; positions are independent given the input and their scores have mean zero,
-    so their squares add up. Multi-label: ``sqrt(s_c (1 - s_c)) e_c``. Gaussian: ``e_c``.
+    Multi-label: ``scale = sqrt(s_c (1 - s_c))``. Gaussian: 1.
 
     Args:
-        scale: ``(N, P, C)``, the factors above, times the position's weight in the sample's loss.
-        p: ``(N, P, C)`` probabilities for classification, else None.
+        scale: ``(N, P, C)``.
         outputs: For shape and dtype.
     """
 
-    def __init__(self, scale: Tensor, p: Tensor | None, outputs: Tensor) -> None:
+    def __init__(self, scale: Tensor, outputs: Tensor) -> None:
         # not "> 0": NaN must come through, to be reported
         self.columns = (scale != 0).any(dim=0).nonzero().tolist()
         super().__init__(len(self.columns), (scale != 0).view(outputs.shape))
-        self.scale, self.p, self.shape = scale, p, outputs.shape
+        self.scale, self.shape = scale, outputs.shape
+
+    def vector(self, k: int, rows: slice = slice(None)) -> Tensor:
+        position, c = self.columns[k]
+        v = self.scale.new_zeros(self.scale[rows].shape)
+        v[:, position, c] = self.scale[rows, position, c]
+        return v.view(len(v), *self.shape[1:]).to(self.dtype)
+
+
+class Scores(Cotangents):
+    r"""The exact expectation over the labels of a softmax: C - 1 vectors per position instead of C.
+
+    The scores :math:`e_y - p` have the covariance :math:`\mathrm{diag}(p) - p p^\top`, of rank C - 1. Any factors of it
+    give the same sum of squares; those of its Cholesky decomposition are known in closed form. With the tail sums
+    :math:`s_k = \sum_{j \ge k} p_j`,
+
+    .. math:: v_k = \sqrt{p_k\, s_{k+1} / s_k}\; \Big(e_k - \sum_{j > k} \frac{p_j}{s_{k+1}} e_j\Big) .
+
+    They are sums and quotients of positive numbers: nothing is lost where the model is certain and 1 - p cancels.
+    Positions are independent given the input and their scores have mean zero, so their squares add up.
+
+    Args:
+        p: ``(N, P, C)`` probabilities.
+        weight: ``(N, P, 1)``, of the position in the sample's loss.
+        outputs: For shape and dtype.
+    """
+
+    def __init__(self, p: Tensor, weight: Tensor, outputs: Tensor) -> None:
+        tails = p.flip(2).cumsum(2).flip(2)
+        after = torch.cat([tails[..., 1:], torch.zeros_like(tails[..., :1])], dim=2)
+        # where nothing is left the vector is 0; not "> 0": NaN must come through, to be reported
+        scale = torch.where(tails == 0, 0, (p * after / tails).sqrt()) * weight
+        self.columns = (scale != 0).any(dim=0).nonzero().tolist() or [[0, 0]]
+        super().__init__(len(self.columns), (p * weight != 0).view(outputs.shape))
+        self.p, self.scale, self.shape = p, scale, outputs.shape
+        self.after = torch.where(after == 0, 1, after)
 
     def vector(self, k: int, rows: slice = slice(None)) -> Tensor:
         position, c = self.columns[k]
         factor = self.scale[rows, position, c]
         v = self.scale.new_zeros(len(factor), *self.scale.shape[1:])
-        if self.p is not None:
-            torch.mul(self.p[rows, position], -factor.unsqueeze(1), out=v[:, position])
-        v[:, position, c] += factor
+        v[:, position, c] = factor
+        shares = (-factor / self.after[rows, position, c]).unsqueeze(1)
+        torch.mul(self.p[rows, position, c + 1 :], shares, out=v[:, position, c + 1 :])
         return v.view(len(v), *self.shape[1:]).to(self.dtype)
 
 
@@ -166,12 +199,12 @@ def _classification(logits: Tensor, targets: Tensor | None, how: Labels, generat
         )
     weight = weight.to(p.dtype).unsqueeze(2)
     if how.mode == "exact":
-        return Columns(p.sqrt() * weight, p, logits)
+        return Scores(p, weight, logits)
     if how.mode == "top_k" and how.top_k < c:
         labels, scale = _top_k(p[:, 0], how, generator)
         return AtLabels(p, labels.unsqueeze(1), scale.unsqueeze(1), logits)
     if how.mode == "top_k":
-        return Columns(p.sqrt() * weight, p, logits)
+        return Scores(p, weight, logits)
     if how.mode == "mc":
         drawn = draw(p.flatten(0, 1), how.n_draws, generator).view(*p.shape[:2], how.n_draws)
         return AtLabels(p, drawn, (weight / how.n_draws**0.5).expand(drawn.shape), logits)
@@ -194,7 +227,7 @@ def _multi_label(logits: Tensor, y: Tensor | None, how: Labels, generator: torch
     s = logits.sigmoid()
     if how.mode == "exact":
         scale = (s * (1 - s)).sqrt()
-        return Columns(scale.view(len(s), -1, s.shape[-1]), None, logits)
+        return Columns(scale.view(len(s), -1, s.shape[-1]), logits)
     everywhere = torch.ones_like(s, dtype=torch.bool)
     if how.mode == "mc":
         uniform = torch.rand(len(s), how.n_draws, *s.shape[1:], generator=generator, dtype=torch.float64).to(s.device)
@@ -211,7 +244,7 @@ def _multi_label(logits: Tensor, y: Tensor | None, how: Labels, generator: torch
 def _gaussian(means: Tensor, y: Tensor | None, how: Labels, generator: torch.Generator) -> Cotangents:
     everywhere = torch.ones_like(means, dtype=torch.bool)
     if how.mode == "exact":
-        return Columns(torch.ones_like(means).view(len(means), -1, means.shape[-1]), None, means)
+        return Columns(torch.ones_like(means).view(len(means), -1, means.shape[-1]), means)
     if how.mode == "mc":
         # by inversion: randn takes its numbers in blocks, so that its values depend on the size of the batch
         uniform = torch.rand(len(means), how.n_draws, *means.shape[1:], generator=generator, dtype=torch.float64)

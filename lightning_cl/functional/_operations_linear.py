@@ -38,7 +38,9 @@ class LinearOperation(Operation):
         return self.gradient.shape[2] * (1 if role == "bias" else self.x.shape[2])
 
     def add(self, role: str, total: Tensor) -> None:
-        if role == "bias":
+        if role == "bias" and self.sum.single:
+            self.sum.take(self.gradient)  # what the weight's product is made of is the bias's gradient already
+        elif role == "bias":
             add_powers(total, self.gradient.sum(1), self.plan.power)
         else:
             self.sum.add(total.mT if self.transposed else total, self.gradient)
@@ -46,3 +48,5 @@ class LinearOperation(Operation):
     def finish(self, role: str, total: Tensor) -> None:
         if role == "weight":
             self.sum.finish(total.mT if self.transposed else total)
+        elif self.sum.single and self.sum.kept is not None:
+            total.add_(self.sum.kept.sum(0))

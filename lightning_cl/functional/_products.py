@@ -34,6 +34,17 @@ class ProductSum:
         self.single = positions == 1
         self.paired = not self.single and deferred(positions, power, n_vectors)
         self.kept: Tensor | None = None
+        self._last: Tensor | None = None
+
+    def take(self, left: Tensor) -> None:
+        """With one position per sample: keep the powers of a left, once, whoever asks for them."""
+        if left is self._last:
+            return
+        self._last, flat = left, left[:, 0]
+        if self.power == 1:
+            self.kept = flat.abs() if self.kept is None else self.kept.add_(flat.abs())
+        else:
+            self.kept = flat.square() if self.kept is None else self.kept.addcmul_(flat, flat)
 
     def add(self, total: Tensor, left: Tensor) -> None:
         """Left ``(n, P, A)``, total ``(A, B)``."""
@@ -41,10 +52,10 @@ class ProductSum:
             _add_products(total, left, self.right, self.power, self.budget)
             return
         if self.single:
-            term = left[:, 0].abs() if self.power == 1 else left[:, 0].square()
-        else:
-            one, other, weight = _pairs(left)
-            term = (left[:, one] * left[:, other]).mul_(weight)
+            self.take(left)
+            return
+        one, other, weight = _pairs(left)
+        term = (left[:, one] * left[:, other]).mul_(weight)
         self.kept = term if self.kept is None else self.kept.add_(term)
 
     def finish(self, total: Tensor) -> None:
@@ -59,7 +70,7 @@ class ProductSum:
             for rows in chunks(len(self.right), len(one) * self.right.shape[2], self.budget):
                 factor = (self.right[rows][:, one] * self.right[rows][:, other]).flatten(0, 1)
                 total.addmm_(self.kept[rows].flatten(0, 1).mT, factor)
-        self.kept = None
+            self.kept = None
 
 
 def deferred(positions: int, power: int, n_vectors: int) -> bool:
