@@ -31,12 +31,13 @@ def callbacks_of(method: str, seed: int) -> list[Any]:
     """Our counterpart of what avalanche_peer.py trains."""
     from lightning_cl import AGEM, DER, EWC, GEM, LwF, Replay
 
+    # Avalanche replays a full batch beside the last one of a task too, which is not full; ours as many as there are by default
     return {
         "naive": lambda: [],
         "ewc": lambda: [EWC(2.0)],  # its penalty has no 1/2
         "lwf": lambda: [LwF(1.0, temperature=2.0)],
-        "er": lambda: [Replay(500, policy="class_balanced", seed=seed)],
-        "derpp": lambda: [DER(500, 0.1, 0.5, policy="class_balanced", seed=seed)],
+        "er": lambda: [Replay(500, policy="class_balanced", batch_size=128, seed=seed)],
+        "derpp": lambda: [DER(500, 0.1, 0.5, policy="class_balanced", batch_size=128, seed=seed)],
         "gem": lambda: [GEM(500, margin=0.5, max_per_task=100)],
         "a_gem": lambda: [AGEM(500, max_per_task=100, batch_size=128, seed=seed)],
     }[method]()

@@ -88,7 +88,7 @@ def diagonal_fisher(
         >>> layer = nn.Linear(1, 2, bias=False)
         >>> _ = nn.init.zeros_(layer.weight)
         >>> diagonal_fisher(layer, [(torch.tensor([[2.0]]), torch.tensor([0]))])["weight"].flatten()
-        tensor([1.0000, 1.0000])
+        tensor([1., 1.])
     """
     how = Labels(labels, likelihood, n_draws, top_k)
     check_labels(how, logits_fn, loss_fn)
