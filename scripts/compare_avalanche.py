@@ -31,7 +31,7 @@ def callbacks_of(method: str, seed: int) -> list[Any]:
     """Our counterpart of what avalanche_peer.py trains."""
     from lightning_cl import AGEM, DER, EWC, GEM, LwF, Replay
 
-    # Avalanche replays a full batch beside the last one of a task too, which is not full; ours as many as there are by default
+    # Avalanche replays a full batch beside a task's last one too; ours by default as many as are in that one
     return {
         "naive": lambda: [],
         "ewc": lambda: [EWC(2.0)],  # its penalty has no 1/2
