@@ -1,5 +1,8 @@
 """Files that are whole or not there: written beside their place, flushed to disk, then renamed."""
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -7,6 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_cl.errors import InputError
+
+# a disk, a quota or a permitted file size that is used up
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> None:
@@ -20,14 +26,36 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any])
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except PermissionError as error:
-        raise InputError(
-            f"no permission to write {str(path)!r}", "a writable folder", "choose another with hydra.run.dir=FOLDER"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        raise write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() and os.access(
-            temporary.parent, os.W_OK
-        ) else None
+        # a file system that has gone does not hide what went wrong
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_error(path: str | os.PathLike[str], error: Exception) -> Exception:
+    """What to raise for an error in writing: bad input if the disk or the folder is to blame, else the error itself."""
+    cause = next((e for e in (error, error.__cause__, error.__context__) if isinstance(e, OSError)), None)
+    number = cause.errno if cause is not None else None
+    if number in FULL:
+        return InputError(
+            f"no space left to write {str(path)!r}", "a disk with room", "free some; the same command goes on"
+        )
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputError(
+            f"no permission to write {str(path)!r}", "a writable folder", "choose another with hydra.run.dir=FOLDER"
+        )
+    return error
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """BLAKE2b of a file's bytes, 16 bytes in hexadecimal: tells a damaged file, not a forged one."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -57,6 +85,20 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_state(path: str | os.PathLike[str], hint: str) -> dict[str, Any]:
+    """:func:`load_state`, for a file that a person gave or that may be damaged.
+
+    Raises:
+        InputError: If it is not a file of tensors and plain values.
+    """
+    try:
+        return load_state(path)
+    except Exception as error:
+        raise InputError(
+            f"checkpoint {str(path)!r} cannot be read ({type(error).__name__})", "an intact checkpoint", hint
+        ) from error
 
 
 def loadable(value: Any) -> Any:

@@ -18,7 +18,8 @@ from lightning_cl.files import load_state
 from lightning_cl.importance_files import ImportanceFile
 from lightning_cl.report.finding import read_run
 from lightning_cl.report.run import Run
-from lightning_cl.sequence.store import config_hash, load_weights
+from lightning_cl.sequence.identity import config_hash
+from lightning_cl.sequence.store import load_weights
 from lightning_cl.streams.loader import TaskLoader
 from lightning_cl.streams.stream import merge_tasks
 

@@ -8,6 +8,9 @@ import torch
 
 from lightning_cl.files import load_state
 
+# times, and checksums of files that have the same content in other bytes (pickle's memo)
+NOT_COMPARED = ("seconds", "peak_rss", "peak_rss_bytes", "checksum", "checksums")
+
 
 def contents(out: Path) -> dict[str, Any]:
     """What a finished run folder holds, without times."""
@@ -25,7 +28,7 @@ def contents(out: Path) -> dict[str, Any]:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_times(v) for k, v in value.items() if k not in ("seconds", "peak_rss", "peak_rss_bytes")}
+        return {k: _without_times(v) for k, v in value.items() if k not in NOT_COMPARED}
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 

@@ -143,7 +143,7 @@ def hash_of(*overrides: str) -> str:
     from omegaconf import OmegaConf
 
     from lightning_cl._conf import conf_dir, method_name, register_resolvers
-    from lightning_cl.sequence.store import config_hash
+    from lightning_cl.sequence.identity import config_hash
 
     register_resolvers()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from lightning_cl import _compat_loops as loops
-from lightning_cl.files import loadable
+from lightning_cl.files import checksum, loadable, write_error, write_text
 
 
 class FitCheckpoint(Checkpoint):
@@ -104,13 +104,35 @@ class FitCheckpoint(Checkpoint):
         self._saving = where
         try:
             trainer.save_checkpoint(temporary, weights_only=False)
+        except (OSError, RuntimeError) as error:
+            raise write_error(self.path, error) from error
         finally:
             self._saving, self._state = "", {}
         if trainer.is_global_zero:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
+            self._note(checksum(temporary))
             os.replace(temporary, self.path)
         self._saved = trainer.global_step
+
+    def _note(self, coming: str) -> None:
+        """Write down the checksum of the file that is about to be renamed, and of the one that it replaces."""
+        notes = _notes(self.path)
+        before = notes.read_text().split()[:1] if notes.is_file() else []
+        write_text(notes, "\n".join([coming, *before]))
+
+
+def damaged(checkpoint: Path) -> bool:
+    """Whether a file that :class:`FitCheckpoint` wrote is not as it was written."""
+    notes = _notes(checkpoint)
+    try:
+        return notes.is_file() and checksum(checkpoint) not in notes.read_text().split()
+    except (OSError, ValueError):
+        return True
+
+
+def _notes(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(".sum")
 
 
 class BeforeEpoch(Callback):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_cl import _compat
 from lightning_cl.errors import InputError
-from lightning_cl.files import load_state, save_state
+from lightning_cl.files import load_state, read_state, save_state
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class MethodCallback(Callback):
                 "use strategy='auto' or 'ddp'",
             )
         if self.state_path is not None and self.state_path.is_file() and self.n_tasks == 0:
-            self.load_state_dict(load_state(self.state_path))
+            self.load_state_dict(read_state(self.state_path, "give another state_path, or delete it to start anew"))
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint's training has anything left to do."""

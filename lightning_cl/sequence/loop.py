@@ -13,6 +13,7 @@ from lightning_cl import _compat
 from lightning_cl.errors import InputError
 from lightning_cl.files import write_json
 from lightning_cl.functional.seeding import derive_seed
+from lightning_cl.sequence.lock import RunLock
 from lightning_cl.sequence.results import build_results, publish_model
 from lightning_cl.sequence.settings import Settings
 from lightning_cl.sequence.stages import Stopped, evaluate, stages_of
@@ -34,11 +35,13 @@ def open_run(state: SequenceState) -> bool:
             learn_task(state, task)
 
     Raises:
-        InputError: If the folder holds another run, or files that cannot be read.
+        InputError: If the folder holds another run, no intact boundary, or another process works in it.
     """
     if state.opened:
         return False
     state.opened = True
+    if state.settings.run_dir is not None:
+        state.lock = RunLock(state.settings.run_dir)
     if load_boundary(state):
         progress = state.progress
         log.info("going on with task %d, stage %d of %s", progress["task"], progress["stage"], state.settings.run_dir)
@@ -120,7 +123,15 @@ def run_sequence(
             the run has gone on.
     """
     state = SequenceState(module, stream, list(callbacks), Settings(**settings))
-    run_dir = state.settings.run_dir
+    try:
+        return _run(state, on_task_end)
+    finally:
+        if state.lock is not None:
+            state.lock.release()
+
+
+def _run(state: SequenceState, on_task_end: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+    stream, run_dir = state.stream, state.settings.run_dir
     open_run(state)
     first = state.progress["task"]
     for task in stream[first : state.n_tasks]:

@@ -7,8 +7,8 @@ from typing import Any
 from lightning_cl import functional as F
 from lightning_cl.files import atomic_write
 from lightning_cl.sequence.compute import joint_flops
+from lightning_cl.sequence.identity import config_hash
 from lightning_cl.sequence.state import SequenceState
-from lightning_cl.sequence.store import config_hash
 
 PACKAGES = ("lightning_cl", "torch", "lightning", "torchmetrics", "torchvision", "hydra-core")
 

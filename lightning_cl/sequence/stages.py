@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lightning_cl.callbacks._best import BestWeights
 from lightning_cl.callbacks._budget import ComputeBudget
 from lightning_cl.callbacks._carry import CarryOptimizer
 from lightning_cl.callbacks._continual_evaluation import ContinualEvaluation
-from lightning_cl.callbacks._fit_checkpoint import FitCheckpoint
+from lightning_cl.callbacks._fit_checkpoint import FitCheckpoint, damaged
 from lightning_cl.callbacks._flops import CountedLoader, FlopCounter
 from lightning_cl.callbacks._guard import FiniteLoss
 from lightning_cl.callbacks._own_data import OwnData
@@ -26,6 +27,8 @@ from lightning_cl.streams.datamodule import TaskDataModule
 from lightning_cl.streams.loader import TaskLoader
 from lightning_cl.streams.stream import merge_tasks
 from lightning_cl.streams.task import Task
+
+log = logging.getLogger(__name__)
 
 
 class Stopped(RuntimeError):
@@ -135,9 +138,7 @@ def train(
     """
     settings, run_dir = state.settings, state.settings.run_dir
     checkpoint = state.fit_checkpoint()
-    resuming = checkpoint is not None and checkpoint.is_file()
-    if resuming:
-        _check_readable(checkpoint)
+    resuming = checkpoint is not None and _usable(checkpoint)
     flops, share = FlopCounter(), share_of_fit(state, task) if stage == "fit" else None
     budget = [] if share is None else [ComputeBudget(flops, share)]
     around: list[Any] = [FiniteLoss(), *callbacks, flops, *budget, *behind, RandomState()]
@@ -173,6 +174,12 @@ def train(
             weights_only=True if resuming else None,
         )
     except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):
+            raise InputError(
+                f"num_workers={settings.num_workers}: {str(error).partition('.')[0]}",
+                "data workers that stay alive",
+                "fewer workers need less memory; the same command goes on",
+            ) from error
         if not resuming or "loading state_dict" not in str(error):
             raise
         raise InputError(
@@ -188,16 +195,19 @@ def train(
     state.progress["flops"].setdefault(key, {})[stage] = flops.total * trainer.world_size
 
 
-def _check_readable(checkpoint: Path | None) -> None:
-    assert checkpoint is not None
+def _usable(checkpoint: Path) -> bool:
+    """Whether a killed training can go on from here; a damaged file costs what was trained since the boundary."""
+    if not checkpoint.is_file():
+        return False
     try:
-        load_state(checkpoint)
+        if not damaged(checkpoint):
+            load_state(checkpoint)
+            return True
+        why = "not as written"
     except Exception as error:
-        raise InputError(
-            f"checkpoint {str(checkpoint)!r} cannot be read ({type(error).__name__})",
-            "an intact checkpoint",
-            "delete it to train this task from its start",
-        ) from error
+        why = type(error).__name__
+    log.warning("%s damaged (%s); the task is trained from its start", checkpoint, why)
+    return False
 
 
 def _best_weights(state: SequenceState, task: Task) -> BestWeights | None:

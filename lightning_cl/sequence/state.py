@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.errors import InputError
+from lightning_cl.sequence.lock import RunLock
 from lightning_cl.sequence.settings import Settings
 
 LIGHTNING = ("lightning.", "pytorch_lightning.")
@@ -49,6 +50,7 @@ class SequenceState:
     optimizer: dict[str, Any] = field(default_factory=dict)
     initial_module: Any = None
     opened: bool = False  # whether the run folder has been looked at
+    lock: RunLock | None = None  # on the run folder
     joint_flops: int | None = None  # measured when it is first asked for; 0 where it cannot be
     flops_per_sample: float = 0.0  # of training on all classes, measured with it
 

@@ -117,25 +117,6 @@ def test_stale_fit_checkpoints_are_ignored(tmp_path: Path):
         assert list(folder.rglob("*fit-*")) == []
 
 
-def test_damaged_files_give_one_line(tmp_path: Path):
-    learn(tmp_path / "run", kill_at=("train end", 8))
-    stem = json.loads((tmp_path / "run" / "sequence.json").read_text())["checkpoint"]
-    fit = next((tmp_path / "run" / "checkpoints").glob("fit-*.ckpt")).name
-    for name in (f"{stem}.model.ckpt", f"{stem}.learner.ckpt", fit):
-        folder = tmp_path / name
-        shutil.copytree(tmp_path / "run", folder)
-        path = folder / "checkpoints" / name
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(InputError, match=rf"{name}' cannot be read .* an intact checkpoint") as error:
-            learn(folder)
-        assert "\n" not in str(error.value)
-    (tmp_path / "run" / "sequence.json").write_text('{"version": 1, "chec')
-    with pytest.raises(InputError, match=r"sequence.json' cannot be read"):
-        learn(tmp_path / "run")
-    events, _ = learn(tmp_path / "run", resume="never")
-    assert epochs(events) == 4
-
-
 def test_another_model_gives_one_line(tmp_path: Path):
     class Wide(torch.nn.Sequential):
         feature_dim = 9
