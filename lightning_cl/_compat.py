@@ -8,12 +8,49 @@ from typing import Any
 
 import torch
 
+from lightning_cl.errors import InputError
+
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
 def strategy_name(trainer: Any) -> str:
     """Class name of the trainer's strategy."""
     return type(trainer.strategy).__name__
+
+
+def launched_by_others() -> bool:
+    """Whether this process was started as one of several (torchrun, srun, or Lightning's launcher)."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1
+
+
+def process_rank() -> int:
+    """This process's place among those that were started together, known before they have met."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def join_processes(trainer: Any) -> None:
+    """Start the other processes of a trainer, if nobody has, and meet them; does nothing the second time.
+
+    Raises:
+        InputError: For a strategy that forks or spawns.
+    """
+    launcher = trainer.strategy.launcher
+    if launcher is not None and type(launcher).__name__ != "_SubprocessScriptLauncher":
+        raise InputError(
+            f"strategy {strategy_name(trainer)!r} started by {type(launcher).__name__.lstrip('_')}",
+            "processes that run the program itself, because a copy loses what callbacks learn",
+            "set strategy='ddp', or start it by torchrun or srun",
+        )
+    if torch.distributed.is_initialized():
+        return
+    if launcher is not None:
+        launcher.launch(lambda: None, trainer=trainer)
+    trainer.strategy.setup_environment()
 
 
 def ended_normally(trainer: Any) -> bool:

@@ -32,19 +32,23 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     from hydra.types import RunMode
 
     from lightning_cl import report
+    from lightning_cl._compat import process_rank
 
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
     single = hydra.mode != RunMode.MULTIRUN
     name = method_name(hydra.overrides.task, hydra.runtime.choices)
+    first = process_rank() == 0
     before = (run_dir / "results.json").read_text() if (run_dir / "results.json").is_file() else None
-    results = run_config(cfg, run_dir, name, show=single)
+    results = run_config(cfg, run_dir, name, show=single and first)
     results["reference_methods"] = {}
     for reference in [m for m in cfg.reference_methods or [] if m != name]:
         folder = run_dir / "references" / reference
         # a sweep trains none, but what a single run of the same job has trained stays in its results
         if single or (folder / "results.json").is_file():
             results["reference_methods"][reference] = run_config(_with_method(reference), folder, reference, show=False)
+    if not first:
+        return results
     page = run_dir / "report.html"
     if before != as_json(results):
         page.unlink(missing_ok=True)
@@ -67,6 +71,7 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
     if not isinstance(config["callbacks"], dict):
         raise InputError(f"callbacks={config['callbacks']!r}", "a mapping", "method=NAME fills it")
     trainer = build_trainer(cfg)
+    _refuse_processes_of_a_sweep(trainer)
     stream = instantiate(cfg.stream, _convert_="all")
     module = build_module(cfg, stream)
     # an experiment may tune methods that this run does not use; those entries have no _target_
@@ -84,6 +89,23 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
         on_task_end=report.task_table if show else None,
         **{key: config[key] for key in SETTINGS},
     )
+
+
+def _refuse_processes_of_a_sweep(trainer: Callable[..., Any]) -> None:
+    """The processes that a Trainer starts run the command line again, and would start the sweep once more."""
+    from hydra.types import RunMode
+
+    from lightning_cl._compat import launched_by_others
+
+    if HydraConfig.get().mode != RunMode.MULTIRUN or launched_by_others():
+        return
+    n = trainer(logger=False, enable_checkpointing=False).world_size
+    if n > 1:
+        raise InputError(
+            f"a sweep (-m) of jobs with {n} processes each",
+            "jobs of one process, or a launcher that starts the processes",
+            "set trainer.devices=1, or hydra/launcher=submitit_slurm with its tasks_per_node",
+        )
 
 
 def recorded_config(cfg: DictConfig, name: str) -> dict[str, Any]:

@@ -121,6 +121,12 @@ def _check_flags(arguments: list[str]) -> None:
         raise
 
 
+def _speaks() -> bool:
+    """Whether this is the first of the processes that run the same command."""
+    ranks = [os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK")]
+    return next((int(rank) for rank in ranks if rank.isdigit()), 0) == 0
+
+
 def _reported(command: Callable[[], int], overrides: Sequence[str]) -> int:
     """Turn what a person did wrong into one line and exit code 2; bugs keep their traceback."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
@@ -143,7 +149,8 @@ def _reported(command: Callable[[], int], overrides: Sequence[str]) -> int:
         line = one_line(error, overrides)
         if line is None or wanted == "1":
             raise
-        print(f"error: {line}", file=sys.stderr)
+        if _speaks():
+            print(f"error: {line}", file=sys.stderr)
         return 2
     finally:
         if wanted is None:

@@ -48,6 +48,17 @@ def from_first(values: dict[str, Tensor], device: torch.device) -> dict[str, Ten
     return values
 
 
+def same_buffers(module: torch.nn.Module) -> None:
+    """Give every process the first one's buffers, as DDP does before each forward, but not after the last.
+
+    Without it BatchNorm's running statistics, and all that is computed with them, differ between processes.
+    """
+    if world_size() > 1:
+        with torch.no_grad():
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+
 def _gather(leaf: Tensor, described: list[tuple[torch.dtype, torch.Size]], device: torch.device) -> list[Tensor]:
     sizes = [shape.numel() * dtype.itemsize for dtype, shape in described]
     sent = torch.zeros(max(sizes), dtype=torch.uint8, device=device)

@@ -22,7 +22,9 @@ class FiniteLoss(Callback):
             return
         if loss.device.type != "cpu" and batch_idx % max(1, trainer.log_every_n_steps):
             return
-        if not bool(torch.isfinite(loss.detach()).all()):
+        bad = not bool(torch.isfinite(loss.detach()).all())
+        # all processes stop together: one that waits for another would wait for ever
+        if trainer.strategy.reduce_boolean_decision(bad, all=False):
             raise InputError(
                 f"loss={float(loss.detach().mean())!r} at step {trainer.global_step}",
                 "a finite loss",

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_cl import _compat
+from lightning_cl.callbacks._gather import same_buffers
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state, read_state, save_state
 
@@ -119,6 +120,7 @@ class MethodCallback(Callback):
             return
         if dataloader is None and self.needs_data:
             dataloader = plain_loader(trainer, pl_module)
+        same_buffers(pl_module)
         last = self._load_best(trainer, pl_module)
         try:
             self._consolidate(trainer, pl_module, dataloader)

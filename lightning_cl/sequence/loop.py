@@ -14,11 +14,12 @@ from lightning_cl.errors import InputError
 from lightning_cl.files import write_json
 from lightning_cl.functional.seeding import derive_seed
 from lightning_cl.sequence.lock import RunLock
+from lightning_cl.sequence.processes import connect, is_first, on_first
 from lightning_cl.sequence.results import build_results, publish_model
 from lightning_cl.sequence.settings import Settings
 from lightning_cl.sequence.stages import Stopped, evaluate, stages_of
 from lightning_cl.sequence.state import SequenceState
-from lightning_cl.sequence.store import load_boundary, save_boundary
+from lightning_cl.sequence.store import find_boundary, load_boundary, save_boundary
 from lightning_cl.streams.task import Task
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ def open_run(state: SequenceState) -> bool:
     if state.opened:
         return False
     state.opened = True
-    if state.settings.run_dir is not None:
-        state.lock = RunLock(state.settings.run_dir)
-    if load_boundary(state):
+    connect(state)
+    saved = on_first(lambda: _look(state))
+    if saved is not None:
+        load_boundary(state, saved)
         progress = state.progress
         log.info("going on with task %d, stage %d of %s", progress["task"], progress["stage"], state.settings.run_dir)
         return True
@@ -51,6 +53,12 @@ def open_run(state: SequenceState) -> bool:
             evaluate(state, None)
     save_boundary(state)
     return False
+
+
+def _look(state: SequenceState) -> dict[str, Any] | None:
+    if state.settings.run_dir is not None:
+        state.lock = RunLock(state.settings.run_dir)
+    return find_boundary(state)
 
 
 def learn_task(state: SequenceState, task: Task) -> SequenceState:
@@ -112,7 +120,7 @@ def run_sequence(
         module: A LightningModule; its ``test_step`` logs ``test_<metric>``.
         stream: A :class:`~lightning_cl.streams.Stream`; it may have grown since the last call.
         callbacks: The method, for example ``[EWC(1000.0), Replay(500)]``.
-        on_task_end: Called with the results so far after every task.
+        on_task_end: Called with the results so far after every task, in the first process.
         **settings: See :class:`~lightning_cl.sequence.settings.Settings`.
 
     Returns:
@@ -144,13 +152,13 @@ def _run(state: SequenceState, on_task_end: Callable[[dict[str, Any]], None] | N
         if task.id < state.n_tasks - 1:
             results = build_results(state, "running")
             _write(run_dir, results)
-            if on_task_end and state.progress["rows"]:
+            if on_task_end and is_first() and state.progress["rows"]:
                 on_task_end(results)
     results = build_results(state, "finished")
     if run_dir is not None:
-        publish_model(state, run_dir)
+        on_first(lambda: publish_model(state, run_dir))
         _write(run_dir, results)
-    if on_task_end and first < state.n_tasks:
+    if on_task_end and is_first() and first < state.n_tasks:
         on_task_end(results)
     return results
 
@@ -165,7 +173,7 @@ def _record_failure(state: SequenceState, error: Exception) -> None:
 
 
 def _write(run_dir: Any, results: dict[str, Any]) -> None:
-    if run_dir is not None:
+    if run_dir is not None and is_first():
         write_json(run_dir / "results.json", results)
 
 

@@ -14,14 +14,17 @@ from lightning_cl.callbacks._carry import CarryOptimizer
 from lightning_cl.callbacks._continual_evaluation import ContinualEvaluation
 from lightning_cl.callbacks._fit_checkpoint import FitCheckpoint, damaged
 from lightning_cl.callbacks._flops import CountedLoader, FlopCounter
+from lightning_cl.callbacks._gather import same_buffers
 from lightning_cl.callbacks._guard import FiniteLoss
 from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.callbacks._progress import TaskProgressBar
 from lightning_cl.callbacks._random_state import RandomState
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
+from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.loggers import count_on
 from lightning_cl.sequence.compute import share_of_fit
+from lightning_cl.sequence.processes import on_first
 from lightning_cl.sequence.state import SequenceState, Stage
 from lightning_cl.streams.datamodule import TaskDataModule
 from lightning_cl.streams.loader import TaskLoader
@@ -138,7 +141,7 @@ def train(
     """
     settings, run_dir = state.settings, state.settings.run_dir
     checkpoint = state.fit_checkpoint()
-    resuming = checkpoint is not None and _usable(checkpoint)
+    resuming = checkpoint is not None and on_first(lambda: _usable(checkpoint))
     flops, share = FlopCounter(), share_of_fit(state, task) if stage == "fit" else None
     budget = [] if share is None else [ComputeBudget(flops, share)]
     around: list[Any] = [FiniteLoss(), *callbacks, flops, *budget, *behind, RandomState()]
@@ -190,6 +193,7 @@ def train(
     if not _compat.ended_normally(trainer):
         refuse_to_go_on(trainer)
         raise Stopped(f"stopped in task {task.id} at step {trainer.global_step}; the same command goes on")
+    same_buffers(state.module)
     steps, key = state.progress["steps"], str(task.id)
     steps[key] = steps.get(key, 0) + trainer.global_step
     state.progress["flops"].setdefault(key, {})[stage] = flops.total * trainer.world_size
@@ -281,10 +285,12 @@ def _measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, l
     settings = state.settings
     if not data:
         return {settings.metric: []}
+    # metrics of ours are summed over processes; what another module logs need not be
+    shared = isinstance(module, EvaluationSteps)
     with contextlib.ExitStack() as stack:
         loaders = [
             stack.enter_context(
-                CountedLoader(TaskLoader(d, settings.eval_batch_size, num_workers=settings.num_workers))
+                CountedLoader(TaskLoader(d, settings.eval_batch_size, num_workers=settings.num_workers, shared=shared))
             )
             for d in data
         ]

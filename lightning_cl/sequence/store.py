@@ -6,6 +6,7 @@ from typing import Any
 from lightning_cl.errors import InputError
 from lightning_cl.files import checksum, loadable, read_state, save_state
 from lightning_cl.sequence.identity import config_hash, fingerprints, identity, refuse_changes
+from lightning_cl.sequence.processes import on_first
 from lightning_cl.sequence.records import newest_intact, read_record, write_record
 from lightning_cl.sequence.state import LIGHTNING, SequenceState
 
@@ -18,13 +19,18 @@ def save_boundary(state: SequenceState) -> None:
     run_dir = state.settings.run_dir
     if run_dir is None:
         return
+    states = _states(state)  # in every process: some gather
+    on_first(lambda: _write(state, run_dir, states))
+
+
+def _write(state: SequenceState, run_dir: Path, states: dict[str, Any]) -> None:
     stem, folder = state.boundary, run_dir / "checkpoints"
     model: dict[str, Any] = {"state_dict": state.module.state_dict(), "pytorch-lightning_version": _lightning()}
     if dict(getattr(state.module, "hparams", {})):
         model[state.module.CHECKPOINT_HYPER_PARAMS_KEY] = loadable(dict(state.module.hparams))
     if hasattr(state.module, "on_save_checkpoint"):
         state.module.on_save_checkpoint(model)
-    learner = {"version": 1, "callbacks": _states(state), "optimizer": state.optimizer}
+    learner = {"version": 1, "callbacks": states, "optimizer": state.optimizer}
     files = {f"{stem}.model.ckpt": model, f"{stem}.learner.ckpt": learner}
     for name, content in files.items():
         save_state(folder / name, content)
@@ -47,28 +53,38 @@ def save_boundary(state: SequenceState) -> None:
     _tidy(run_dir, {stem, before["checkpoint"] if before else None, *([INITIAL] if initial else [])})
 
 
-def load_boundary(state: SequenceState) -> bool:
-    """Go on where the run folder says; False if there is nothing to go on from.
+def find_boundary(state: SequenceState) -> dict[str, Any] | None:
+    """The record of the boundary from which a run goes on; None if there is nothing to go on from.
 
-    Where a file of the newest boundary is damaged, it goes on from the boundary before, and says so in the log.
+    Where a file of the newest boundary is damaged, it is the boundary before, and the log says so.
 
     Raises:
         InputError: If the run folder holds another run, other tasks, or no boundary that is intact.
     """
     run_dir = state.settings.run_dir
     if run_dir is None:
-        return False
+        return None
     if state.settings.resume == "never":
         clear(run_dir)
-        return False
+        return None
     if not (run_dir / "sequence.json").is_file():
         # checkpoints without a progress file belong to a run that nobody knows, or that was being cleared
         _tidy(run_dir, set())
-        return False
+        return None
     saved = newest_intact(run_dir)
     refuse_changes(state, saved, run_dir)
     _tidy(run_dir, {saved["checkpoint"], saved["previous"], INITIAL, f"fit-{saved['checkpoint']}"})
-    stem = run_dir / "checkpoints" / saved["checkpoint"]
+    return saved
+
+
+def load_boundary(state: SequenceState, saved: dict[str, Any]) -> None:
+    """Put back what a boundary holds.
+
+    Raises:
+        InputError: If it was written with other callbacks or another model.
+    """
+    assert state.settings.run_dir is not None
+    stem = state.settings.run_dir / "checkpoints" / saved["checkpoint"]
     learner = read_state(f"{stem}.learner.ckpt", ANEW)
     if state.settings.reinitialize:
         _load_model(state.initial_module, stem.with_name(f"{INITIAL}.model.ckpt"))
@@ -85,7 +101,6 @@ def load_boundary(state: SequenceState) -> bool:
             callback.load_state_dict(known[callback.state_key])
     state.optimizer = learner["optimizer"]
     state.progress = saved["progress"]
-    return True
 
 
 def clear(run_dir: Path) -> None:

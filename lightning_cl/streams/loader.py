@@ -19,7 +19,8 @@ class TaskLoader:
     Not a ``DataLoader``: cheap data are indexed in this process, a batch at a time. For other data and
     ``num_workers > 0`` a ``DataLoader`` of whole batches does the work, with the same result. Lightning's
     ``set_epoch``, ``state_dict`` and ``load_state_dict`` protocols are met. In a distributed job a shuffled loader
-    serves each process its own share (padded by wrapping to equal length); an unshuffled one serves all to everybody.
+    serves each process its own share (padded by wrapping to equal length); an unshuffled one serves all to everybody,
+    or, if it is ``shared``, each sample to one process (nothing is padded: some may have a batch more than others).
 
     Args:
         data: What to serve.
@@ -38,6 +39,8 @@ class TaskLoader:
         sampling: Of a shuffled loader: ``"once"`` serves every sample once an epoch; ``"uniform"`` draws samples
             independently, with replacement; ``"class_balanced"`` draws a class first, then one of its samples.
         epoch_size: Draws in an epoch of these two; as many as there are samples by default.
+        shared: Whether the processes of a distributed job share the samples of an unshuffled loader. One that has fewer
+            samples than there are processes serves all to everybody.
 
     State: ``{"version": 1, "epoch": e, "batches": n}``, n batches yielded in epoch e, each time counted.
 
@@ -66,6 +69,7 @@ class TaskLoader:
         updates_per_batch: int = 1,
         sampling: Literal["once", "uniform", "class_balanced"] = "once",
         epoch_size: int | None = None,
+        shared: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}", "an integer >= 1", "set batch_size=128")
@@ -89,7 +93,7 @@ class TaskLoader:
         self.dataset, self.batch_size, self.num_workers = data, batch_size, num_workers
         self.shuffle, self.augment, self.drop_last = shuffle, augment, drop_last
         self.seed, self.task_id = seed, task_id
-        self.in_order, self.updates_per_batch = in_order, updates_per_batch
+        self.in_order, self.updates_per_batch, self.shared = in_order, updates_per_batch, shared
         self._epoch = self._batches = 0
         self._resume = False
 
@@ -127,7 +131,7 @@ class TaskLoader:
 
     def __len__(self) -> int:
         """Number of batches in an epoch (of this process), each as often as it is served."""
-        n = self.epoch_size
+        n = self.epoch_size if self.shuffle else len(self._order())
         if self.shuffle:
             n = -(-n // _world()[1])
         n = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
@@ -150,7 +154,8 @@ class TaskLoader:
         """Sample indices of this epoch, of this process."""
         n = len(self.dataset)
         if not self.shuffle:
-            return torch.arange(n)
+            rank, world = _world()
+            return torch.arange(rank, n, world) if self.shared and n >= world else torch.arange(n)
         source = generator(self.seed, "order", self.task_id, self._epoch)
         if self.in_order:
             order = torch.arange(n)
