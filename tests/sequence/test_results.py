@@ -87,7 +87,7 @@ def test_schema(tmp_path: Path) -> None:
     assert compute["total"] == sum(n for row in compute["stages"].values() for n in row.values())
     assert all(row["fit"] > 0 and row["consolidate"] > 0 for row in compute["stages"].values())
     assert compute["evaluation"] > 0
-    files = list((tmp_path / "checkpoints").glob("task0003-stage0.*"))
+    files = list((tmp_path / "checkpoints").glob("task0003-stage0.*.ckpt"))
     assert results["bytes_kept"] == sum(file.stat().st_size for file in files) > 0
     assert results["trainable_parameters"] == 8 * 16 + 16 + 16 * 6 + 6
     # 30 float32 samples of 8 with int64 labels; two tensors for each parameter
