@@ -53,6 +53,11 @@ def join_processes(trainer: Any) -> None:
     trainer.strategy.setup_environment()
 
 
+def leave_signals_alone(trainer: Any) -> None:
+    """Keep Lightning from handling SIGTERM and Slurm's: it broadcasts inside a handler, and requeues by itself."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
+
+
 def ended_normally(trainer: Any) -> bool:
     """True when training reached its own end: epochs, steps, a compute budget, or ``EarlyStopping``.
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from lightning_cl import signals, slurm
 from lightning_cl._conf import conf_dir
+from lightning_cl.errors import Stopped
 
 SUBCOMMANDS = {
     "report": ("lightning_cl.report.command", "gather run folders into one table and one HTML page"),
@@ -43,9 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 for a sweep with failed jobs, or a run that was stopped by a time limit or callback; 2 for bad input, after
-        one line about it on standard error; 130 or 143 for a run that was interrupted or terminated.
+        one line about it on standard error; 130, 138, 140 or 143 for a run that was stopped by SIGINT, SIGUSR1, SIGUSR2
+        or SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with signals.listening():  # before anything heavy is imported
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     if arguments and arguments[0] in SUBCOMMANDS:
         command = import_module(SUBCOMMANDS[arguments[0]][0]).main
         return _reported(lambda: command(arguments[1:]), [text for text in arguments[1:] if "=" in text])
@@ -74,6 +82,8 @@ def job(cfg: Any) -> None:
     from lightning_cl import app
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if signals.active() and signals.received():
+            return
         from lightning_cl.sweep import recorded
 
         recorded(app.run_job, cfg)
@@ -101,6 +111,8 @@ def _hydra(arguments: list[str]) -> int:
         sys.argv = before
     if _errors:
         raise _errors.pop()
+    if signals.received():  # of the jobs of a sweep, one was stopped, and those behind it were not begun
+        raise signals.StopRequested(signals.received())
     return 1 if sweep.failed_jobs else 0
 
 
@@ -143,9 +155,11 @@ def _reported(command: Callable[[], int], overrides: Sequence[str]) -> int:
     except Exception as error:
         from lightning_cl._messages import one_line
 
-        if type(error).__name__ == "Stopped":  # by name: its module imports torch
-            print(error, file=sys.stderr)
-            return 1
+        if isinstance(error, Stopped):
+            number = getattr(error, "number", 0)
+            if _speaks():
+                print(f"{error}{', when Slurm runs it again' if number and slurm.requeue() else ''}", file=sys.stderr)
+            return 128 + number if number else 1
         line = one_line(error, overrides)
         if line is None or wanted == "1":
             raise

@@ -1,4 +1,8 @@
-"""The one kind of error that a person who gave wrong input sees."""
+"""The errors that a person sees without a traceback."""
+
+
+class Stopped(RuntimeError):
+    """Training was asked to stop before its end; the same command goes on later."""
 
 
 class InputError(ValueError):

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
+import sys
 import time
 import traceback
 import uuid
@@ -12,6 +14,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from lightning_cl import signals, slurm
 from lightning_cl._conf import register_resolvers
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,8 @@ class SweepSummary(Callback):
         self.name = f".sweep-{uuid.uuid4().hex}"
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{RECORDS}={self.name}")
         failed_jobs.clear()
+        if not str(config.hydra.launcher._target_).endswith("BasicLauncher"):
+            signals.let_go()  # the jobs are other processes, and listen themselves
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Read the records and print them."""
@@ -63,8 +68,12 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
         "error": None,
     }
     try:
-        results = run(cfg) or {}
+        with signals.listening():
+            results = run(cfg) or {}
         record.update({key: results.get(key) for key in ("status", "average_accuracy", "forgetting")})
+    except signals.StopRequested as error:
+        _leave(error)
+        raise
     except Exception as error:
         record["error"] = (
             one_line(error, hydra.overrides.task) or f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -73,3 +82,15 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
         log.info("job failed\n%s", traceback.format_exc())
     record["seconds"] = time.perf_counter() - start
     write_json(Path(hydra.sweep.dir) / hydra.job.env_set[RECORDS] / f"{int(hydra.job.num):06d}.json", record)
+
+
+def _leave(stop: signals.StopRequested) -> None:
+    """In a job of Slurm: ask for another time, and end without a result, which a launcher would take for the last."""
+    if not slurm.job_id():
+        return
+    log.info("%s", stop)
+    slurm.requeue()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(128 + stop.number)

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from lightning_cl import _compat_loops as loops
+from lightning_cl import signals
 from lightning_cl.files import checksum, loadable, write_error, write_text
 
 
@@ -31,6 +32,7 @@ class FitCheckpoint(Checkpoint):
         self._saved = self._last = 0
         self._stride = 1  # optimizer steps of one batch; manual optimization may take several
         self._waiting = False
+        self.stop_for = 0  # a signal: the fit is left when it is saved
         self._saving = ""
         self._state: dict[str, Any] = {}
         self._loaded: dict[str, Any] = {}
@@ -50,9 +52,9 @@ class FitCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save when it is due and nothing belongs to this batch any more."""
         self._stride = max(self._stride, trainer.global_step - self._last)
-        self._last = trainer.global_step
-        # due at the batch that steps, so no gradients are waiting that a checkpoint does not hold
-        if not self._due(trainer) or trainer.is_last_batch:
+        stepped, self._last = trainer.global_step > self._last, trainer.global_step
+        # at a batch that steps, so no gradients are waiting that a checkpoint does not hold
+        if not (stepped and self._due(trainer)) or trainer.is_last_batch:
             return
         self._waiting = loops.validation_follows(trainer)
         if not self._waiting:
@@ -92,7 +94,7 @@ class FitCheckpoint(Checkpoint):
 
     def _due(self, trainer: Any) -> bool:
         steps = trainer.global_step - self._saved
-        return steps > 0 and steps + self._stride > self.every_n_steps
+        return steps > 0 and (steps + self._stride > self.every_n_steps or self.stop_for > 0)
 
     def _save(self, trainer: Any, where: str) -> None:
         self._waiting = False
@@ -114,6 +116,8 @@ class FitCheckpoint(Checkpoint):
             self._note(checksum(temporary))
             os.replace(temporary, self.path)
         self._saved = trainer.global_step
+        if self.stop_for:
+            raise signals.StopRequested(self.stop_for)
 
     def _note(self, coming: str) -> None:
         """Write down the checksum of the file that is about to be renamed, and of the one that it replaces."""

@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_cl import signals
+from lightning_cl.callbacks._gather import world_size
+
 
 class FlopCounter(Callback):
     """Counts FLOPs of training, replayed samples and extra losses included.
@@ -92,10 +95,11 @@ class CountedLoader:
 
     Args:
         loader: Any iterable of batches.
+        stoppable: Whether a signal that asks to stop ends the pass, because it will be done again from its start.
     """
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, *, stoppable: bool = False) -> None:
+        self.loader, self.stoppable = loader, stoppable
         self.dataset = getattr(loader, "dataset", None)
         self._first = self._samples = self._measured = 0
         self._source: Iterable[Any] = loader
@@ -123,6 +127,8 @@ class CountedLoader:
                     self._first, self._mode = size, FlopCounterMode(display=False)
                     self._mode.__enter__()
                 yield batch
+                if self.stoppable and signals.received() and world_size() == 1:
+                    raise signals.StopRequested(signals.received())
         finally:
             self._stop()
 

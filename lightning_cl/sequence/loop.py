@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lightning_cl import _compat
-from lightning_cl.errors import InputError
+from lightning_cl import _compat, signals
+from lightning_cl.errors import InputError, Stopped
 from lightning_cl.files import write_json
 from lightning_cl.functional.seeding import derive_seed
 from lightning_cl.sequence.lock import RunLock
-from lightning_cl.sequence.processes import connect, is_first, on_first
+from lightning_cl.sequence.processes import connect, is_first, on_first, stop_if_asked
 from lightning_cl.sequence.results import build_results, publish_model
 from lightning_cl.sequence.settings import Settings
-from lightning_cl.sequence.stages import Stopped, evaluate, stages_of
+from lightning_cl.sequence.stages import evaluate, stages_of
 from lightning_cl.sequence.state import SequenceState
 from lightning_cl.sequence.store import find_boundary, load_boundary, save_boundary
 from lightning_cl.streams.task import Task
@@ -90,11 +90,13 @@ def learn_task(state: SequenceState, task: Task) -> SequenceState:
     for position, stage in enumerate(stages):
         if position < state.progress["stage"]:
             continue
+        stop_if_asked()
         with _running(state, task, stage.name):
             stage.run(state, task)
         state.progress["stage"] = position + 1
         save_boundary(state)
     if stages or kept:
+        stop_if_asked()
         with _running(state, task, "evaluate"):
             evaluate(state, task)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -123,19 +125,23 @@ def run_sequence(
         on_task_end: Called with the results so far after every task, in the first process.
         **settings: See :class:`~lightning_cl.sequence.settings.Settings`.
 
+    SIGTERM, SIGUSR1 and SIGUSR2 stop it where nothing is lost: after the next step, or behind the stage.
+
     Returns:
         The results, as in ``results.json``.
 
     Raises:
+        StopRequested: After such a signal, when all is saved.
         InputError: For bad input; tasks that are finished stay on disk, and ``results.json`` names the error until
             the run has gone on.
     """
     state = SequenceState(module, stream, list(callbacks), Settings(**settings))
-    try:
-        return _run(state, on_task_end)
-    finally:
-        if state.lock is not None:
-            state.lock.release()
+    with signals.listening():
+        try:
+            return _run(state, on_task_end)
+        finally:
+            if state.lock is not None:
+                state.lock.release()
 
 
 def _run(state: SequenceState, on_task_end: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from lightning_cl import _compat
+from lightning_cl import _compat, signals
 
 if TYPE_CHECKING:
     from lightning_cl.sequence.state import SequenceState
@@ -62,3 +62,18 @@ def on_first(decide: Callable[[], Value]) -> Value:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def stop_if_asked() -> None:
+    """Leave the sequence between two stages, if a signal has come to any process.
+
+    Raises:
+        StopRequested: In all of them.
+    """
+    number = signals.received()
+    if connected():
+        numbers: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(numbers, number)
+        number = max(numbers)
+    if number:
+        raise signals.StopRequested(number)

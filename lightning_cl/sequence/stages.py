@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_cl import _compat
+from lightning_cl import _compat, signals
 from lightning_cl.callbacks._best import BestWeights
 from lightning_cl.callbacks._budget import ComputeBudget
 from lightning_cl.callbacks._carry import CarryOptimizer
@@ -19,7 +19,8 @@ from lightning_cl.callbacks._guard import FiniteLoss
 from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.callbacks._progress import TaskProgressBar
 from lightning_cl.callbacks._random_state import RandomState
-from lightning_cl.errors import InputError
+from lightning_cl.callbacks._stop_on_signal import StopOnSignal
+from lightning_cl.errors import InputError, Stopped
 from lightning_cl.files import load_state
 from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.loggers import count_on
@@ -32,10 +33,6 @@ from lightning_cl.streams.stream import merge_tasks
 from lightning_cl.streams.task import Task
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(RuntimeError):
-    """Training was asked to stop before its end; the same command goes on later."""
 
 
 def stages_of(state: SequenceState) -> list[Stage]:
@@ -146,9 +143,13 @@ def train(
     budget = [] if share is None else [ComputeBudget(flops, share)]
     around: list[Any] = [FiniteLoss(), *callbacks, flops, *budget, *behind, RandomState()]
     first = []
+    writer = None
     if checkpoint is not None:
-        around.append(FitCheckpoint(checkpoint, settings.checkpoint_every_n_steps))
-        first.append(around[-1].before_epoch)
+        writer = FitCheckpoint(checkpoint, settings.checkpoint_every_n_steps)
+        around.append(writer)
+        first.append(writer.before_epoch)
+    if signals.active():
+        around.append(StopOnSignal(writer))
     given = getattr(settings.trainer, "keywords", {})
     steps_before = sum(state.progress["steps"].values())
     loggers = [count_on(make(save_dir=str(run_dir)), steps_before) for make in settings.loggers]
@@ -238,7 +239,7 @@ def consolidate(state: SequenceState, task: Task) -> None:
     state.module.to(device)
     flops = 0
     for callback in state.method_callbacks:
-        with CountedLoader(loader_of.importance_dataloader()) as loader, state.as_fitted():
+        with CountedLoader(loader_of.importance_dataloader(), stoppable=True) as loader, state.as_fitted():
             callback.consolidate(None, state.module, loader)
         flops += loader.flops
     state.progress["flops"].setdefault(str(task.id), {})["consolidate"] = flops
@@ -290,7 +291,10 @@ def _measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, l
     with contextlib.ExitStack() as stack:
         loaders = [
             stack.enter_context(
-                CountedLoader(TaskLoader(d, settings.eval_batch_size, num_workers=settings.num_workers, shared=shared))
+                CountedLoader(
+                    TaskLoader(d, settings.eval_batch_size, num_workers=settings.num_workers, shared=shared),
+                    stoppable=True,
+                )
             )
             for d in data
         ]

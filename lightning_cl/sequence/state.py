@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_cl import _compat, signals
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.errors import InputError
 from lightning_cl.sequence.lock import RunLock
@@ -133,7 +134,10 @@ class SequenceState:
             "enable_model_summary": False,
         }
         given = getattr(factory, "keywords", {})
-        return factory(**{k: v for k, v in defaults.items() if k not in given}, **keywords)
+        trainer = factory(**{k: v for k, v in defaults.items() if k not in given}, **keywords)
+        if signals.active():
+            _compat.leave_signals_alone(trainer)
+        return trainer
 
     def record(self, kind: str, task: int, stage: str, value: float) -> None:
         """Add a value to ``progress[kind][task][stage]``."""

@@ -92,7 +92,7 @@ def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def replaced(source: Path, target: Path) -> None:
         replace(source, target)
-        if target.name.startswith("fit-") and target.parent.parent.name == "whole":
+        if target.match("whole/checkpoints/fit-*.ckpt"):
             copies.append(tmp_path / f"copy {len(copies)}")
             shutil.copytree(tmp_path / "whole", copies[-1])
 
@@ -112,7 +112,7 @@ def test_resumed_from_every_checkpoint(case: str, tmp_path: Path, snapshots: lis
         events, results = run(case, folder)
         assert results["status"] == "finished"
         assert events[0][2] == done
-        saved = load_state(next((folder / "before").glob("fit-*")))
+        saved = load_state(next((folder / "before").glob("fit-*.ckpt")))
         tracked = saved["loops"]["fit_loop"]["epoch_progress"]["total"]
         if saved["callbacks"]["FitCheckpoint"]["where"] == "between epochs":
             assert len(set(tracked.values())) == 1, folder.name

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_cl import signals
+from lightning_cl.memory import Memory
 from lightning_cl.sequence import Stopped
-from tests.resume.helpers import contents, differences, learn, module, without_times
+from lightning_cl.signals import StopRequested
+from tests.resume.helpers import contents, differences, learn, module, trainer, without_times
 
 
 class AtStep(Callback):
@@ -54,13 +56,31 @@ def test_ctrl_c(tmp_path: Path, whole: Any):
     goes_on(tmp_path, *whole)
 
 
-@pytest.mark.parametrize("step", [3, 7])  # the last batch has step 7
-def test_sigterm_in_training(step: int, tmp_path: Path, whole: Any):
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SIGTERMException):
-        learn(tmp_path, callbacks=[AtStep(send(signal.SIGTERM), step)])
-    assert signal.getsignal(signal.SIGTERM) is handler
-    goes_on(tmp_path, *whole)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("step", [2, 3, 5, 7])  # the last batch of an epoch has step 3, of the task 7
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_signal_in_training(accumulate: int, step: int, number: int, tmp_path: Path, whole: Any):
+    """The step is finished and saved; the last of a task ends the task's training."""
+    handler = signal.getsignal(number)
+    options: dict[str, Any] = {"checkpoint_every_n_steps": 1000}
+    if accumulate > 1:
+        options["trainer"] = trainer(max_epochs=2, accumulate_grad_batches=2)
+        step //= 2
+    folder = tmp_path / "run"
+    with pytest.raises(StopRequested) as stop:
+        learn(folder, callbacks=[AtStep(send(number), step)], **options)
+    assert stop.value.number == number
+    assert signal.getsignal(number) is handler
+    ended = step == 7 // accumulate
+    assert contents(folder)["checkpoint"] == f"task0000-stage{int(ended)}"
+    events, _ = learn(folder, callbacks=[AtStep(None, -1)], **options)
+    first = next(event for event in events if event[0] == "batch start")
+    assert first[2] == (0 if ended else step + 1)  # nothing is done twice
+    if accumulate == 1:
+        assert differences(contents(folder), whole[1]) == []
+    else:
+        learn(tmp_path / "whole", callbacks=[AtStep(None, -1)], **options)
+        assert differences(contents(folder), contents(tmp_path / "whole")) == []
 
 
 def test_sigterm_in_evaluation(tmp_path: Path, whole: Any):
@@ -72,9 +92,9 @@ def test_sigterm_in_evaluation(tmp_path: Path, whole: Any):
         original(batch, batch_idx, dataloader_idx)
 
     learner.test_step = test_step  # type: ignore[method-assign]
-    with pytest.raises(SIGTERMException):  # Lightning itself would go on to the next task
+    with pytest.raises(StopRequested):  # Lightning itself would go on to the next task
         learn(tmp_path, module=learner, callbacks=[AtStep(None, -1)])
-    assert contents(tmp_path)["checkpoint"] == "task0000-stage2"
+    assert contents(tmp_path)["checkpoint"] == "task0001-stage0"  # it came with the last batch
     events, results = learn(tmp_path, callbacks=[AtStep(None, -1)])
     assert sum(event[0] == "train end" for event in events) == 1
     assert without_times(results) == without_times(whole[0])
@@ -107,3 +127,59 @@ def test_the_command_line_says_one_line(number: int, code: int, word: str, tmp_p
     assert child.returncode == code
     assert "Traceback" not in said
     assert said.strip().splitlines()[-1] == f"{word}; the same command goes on"
+
+
+def test_a_signal_in_consolidation(tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch):
+    """One process leaves the pass at the next batch; the stage is done again from its start."""
+    batches = []
+
+    def counted(self: Memory, *args: Any, **keywords: Any) -> Any:
+        batches.append(1)
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(self, *args, **keywords)
+
+    original = Memory.add
+    monkeypatch.setattr(Memory, "add", counted)
+    with pytest.raises(StopRequested, match="stopped by SIGUSR1; the same command goes on"):
+        learn(tmp_path, callbacks=[AtStep(None, -1)])
+    assert contents(tmp_path)["checkpoint"] == "task0000-stage1"
+    learn(tmp_path, callbacks=[AtStep(None, -1)])
+    assert differences(contents(tmp_path), whole[1]) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_during_imports(number: int, tmp_path: Path):
+    """Nothing heavy is imported before somebody listens."""
+    code = f"""
+import os, sys
+import lightning_cl.cli as cli
+heavy = [name for name in ("torch", "lightning", "hydra", "numpy") if name in sys.modules]
+assert not heavy, heavy
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Finder())
+sys.exit(cli.main(["method=naive", "reference_methods=[]", "hydra.run.dir={tmp_path}"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 128 + number, done.stderr
+    assert done.stderr.strip().splitlines()[-1].endswith("; the same command goes on")
+    assert "Traceback" not in done.stderr
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in signals.NUMBERS]
+    with signals.listening():
+        assert not signals.received()
+        with signals.listening():
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert signals.received() == signal.SIGUSR2
+        signals.let_go()
+        assert [signal.getsignal(number) for number in signals.NUMBERS] == before
+    assert not signals.active()
+    assert [signal.getsignal(number) for number in signals.NUMBERS] == before
+    with signals.listening():
+        assert not signals.received()

@@ -32,7 +32,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(method: str, tmp_path: Path)
     for kill_at in kills:
         folder = tmp_path / kill_at[0]
         assert run(method, folder, kill_at) is None
-        checkpoints = [path.name for path in (folder / "checkpoints").glob("fit-*")]
+        checkpoints = [path.name for path in (folder / "checkpoints").glob("fit-*.ckpt")]
         assert checkpoints == (["fit-task0001-stage1.ckpt"] if "staged" in method else ["fit-task0000-stage0.ckpt"])
         assert run(method, folder)["status"] == "finished"
         assert differences(contents(folder), expected) == []
