@@ -1,0 +1,1 @@
+"""Tests that need a Slurm of their own; they are marked ``slurm``."""
