@@ -37,6 +37,8 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
     single = hydra.mode != RunMode.MULTIRUN
+    if not single:
+        _refuse_processes(build_trainer(cfg))
     name = method_name(hydra.overrides.task, hydra.runtime.choices)
     first = process_rank() == 0
     before = (run_dir / "results.json").read_text() if (run_dir / "results.json").is_file() else None
@@ -71,7 +73,6 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
     if not isinstance(config["callbacks"], dict):
         raise InputError(f"callbacks={config['callbacks']!r}", "a mapping", "method=NAME fills it")
     trainer = build_trainer(cfg)
-    _refuse_processes_of_a_sweep(trainer)
     stream = instantiate(cfg.stream, _convert_="all")
     module = build_module(cfg, stream)
     # an experiment may tune methods that this run does not use; those entries have no _target_
@@ -91,16 +92,12 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
     )
 
 
-def _refuse_processes_of_a_sweep(trainer: Callable[..., Any]) -> None:
-    """The processes that a Trainer starts run the command line again, and would start the sweep once more."""
-    from hydra.types import RunMode
-
+def _refuse_processes(trainer: Callable[..., Any]) -> None:
+    """In a sweep: the processes that a Trainer starts run the command line again, and would start the sweep anew."""
     from lightning_cl._compat import launched_by_others
 
-    if HydraConfig.get().mode != RunMode.MULTIRUN or launched_by_others():
-        return
     n = trainer(logger=False, enable_checkpointing=False).world_size
-    if n > 1:
+    if n > 1 and not launched_by_others():
         raise InputError(
             f"a sweep (-m) of jobs with {n} processes each",
             "jobs of one process, or a launcher that starts the processes",
