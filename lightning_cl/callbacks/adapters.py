@@ -167,7 +167,8 @@ def refuse_uncalled(module: Any) -> bool:
     Returns:
         Whether there was anything to see; a schedule may have frozen them for now.
     """
-    called, uncalled = [], []
+    called: list[str] = []
+    uncalled: list[str] = []
     for name in (record.record_of(module) or {"config": {"layers": []}})["config"]["layers"]:
         own = [p for p in module.get_submodule(name).parameters() if p.requires_grad]
         if own:

@@ -63,8 +63,9 @@ def add_adapters(
 
     Raises:
         InputError: Without peft; for values outside these; patterns and paths that match nothing; a module that has
-            adapters. Layers inside ``nn.MultiheadAttention`` (torchvision's ViT) and, with LoRA, grouped convolutions
-            cannot be adapted.
+            adapters. Unsupported: layers inside the attention of torch and torchvision, which reads their weights
+            without calling them (of torchvision's ViT and Swin the feed-forward layers are adapted), and grouped
+            convolutions with LoRA.
     """
     config = request(kind, targets, rank, alpha, dropout, head, also_train, options, seed)
     _refuse_adapted(model)
@@ -120,9 +121,20 @@ def request(
 
 
 def build(model: Any, config: dict[str, Any]) -> Any:
-    """Put in the adapters that a config names layer by layer."""
+    """Put in the adapters that a config names layer by layer.
+
+    Raises:
+        InputError: If the module has adapters, or lacks a layer.
+    """
     peft = _peft()
     _refuse_adapted(model)
+    missing = {*config["layers"], *config["heads"]} - {"rule", *(name for name, _ in model.named_modules())}
+    if missing:
+        raise InputError(
+            f"adapters for {min(missing)!r}, which {type(model).__name__} does not have",
+            "the module that they were made for",
+            "strip='model.' of load_adapters takes a prefix from the names",
+        )
     before = {id(p): p.requires_grad for p in model.parameters()}
     were_frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     also = _also_trained(model, config["also_train"])
