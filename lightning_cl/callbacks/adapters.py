@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Adapters(Callback):
     """Trains LoRA or IA3 adapters and the head, and nothing else (see :func:`~lightning_cl.finetuning.add_adapters`).
 
-    They are put in at the first ``setup("fit")``, before optimizers are built and before a checkpoint is restored, and
+    They are put in at the first ``setup``, before optimizers are built and before a checkpoint is restored, and
     stay in the module from then on: later fits (tasks) train the same ones. The layers have to exist by then, built in
     ``__init__``. Penalties, distillation and replay act on what is trained. A ``FreezingSchedule`` freezes adapters for
     its time and thaws nothing of the base.
@@ -80,9 +80,7 @@ class Adapters(Callback):
         return f"{type(self).__name__}.{self.name}"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Put the adapters in, once; for an evaluation only if a checkpoint with them is to be read."""
-        if stage != "fit" and not getattr(trainer, "ckpt_path", None):
-            return
+        """Put the adapters in, once; for an evaluation too, which may read a checkpoint with them."""
         strategy = _compat.strategy_name(trainer)
         if strategy in _compat.SHARDED:
             raise InputError(

@@ -122,7 +122,8 @@ def choose(
     """Names of the layers to adapt, and which of them IA3 scales at their input.
 
     Raises:
-        InputError: For a pattern that is not a regular expression or matches no layer, or if there is no layer at all.
+        InputError: For a pattern that is not a regular expression or matches no layer; if there is no layer at all; and
+            for a layer that was compiled by itself, which goes on calling what it was.
     """
     layers = adaptable(model, kind, heads)
     if targets == "auto":
@@ -137,6 +138,13 @@ def choose(
         patterns = [targets] if isinstance(targets, str) else list(targets)
         names = sorted(
             {n for pattern in patterns for n in _matching(pattern, model, kind, layers)}, key=[*layers].index
+        )
+    compiled = [name for name in names if name.split(".")[-1] == "_orig_mod"]
+    if compiled:
+        raise InputError(
+            f"layer {compiled[0].removesuffix('._orig_mod')!r}, which torch.compile has wrapped by itself",
+            "layers that are not compiled, or a compiled module around them",
+            "compile after the adapters are in, or compile the whole module",
         )
     return names, [name for name in names if kind == "ia3" and _is_down_projection(model, name, layers[name])]
 
