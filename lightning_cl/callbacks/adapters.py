@@ -11,8 +11,9 @@ from lightning_cl import _compat
 from lightning_cl.errors import InputError
 from lightning_cl.files import save_state
 from lightning_cl.finetuning import _adapter_record as record
+from lightning_cl.finetuning._adapter_build import request
 from lightning_cl.finetuning.adapter_files import adopt, save_adapters
-from lightning_cl.finetuning.adapters import add_adapters, merged_state, request
+from lightning_cl.finetuning.adapters import add_adapters, merged_state
 
 log = logging.getLogger(__name__)
 

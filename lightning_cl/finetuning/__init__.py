@@ -15,7 +15,7 @@ _WHERE = {
     "xavier_uniform": "initialization",
     "add_adapters": "adapters",
     "adapter_state": "adapters",
-    "adapter_counts": "adapters",
+    "adapter_counts": "_adapter_build",
     "merge_adapters": "adapters",
     "merged_state": "adapters",
     "save_adapters": "adapter_files",

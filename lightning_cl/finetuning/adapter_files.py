@@ -9,7 +9,8 @@ from torch import nn
 from lightning_cl.errors import InputError
 from lightning_cl.files import atomic_write, load_state, save_state
 from lightning_cl.finetuning import _adapter_record as record
-from lightning_cl.finetuning.adapters import adapter_state, build
+from lightning_cl.finetuning._adapter_build import build
+from lightning_cl.finetuning.adapters import adapter_state
 
 
 def save_adapters(model: nn.Module, path: str | Path) -> None:

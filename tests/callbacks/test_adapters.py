@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from lightning_cl import EWC, Adapters, FreezingSchedule, LwF, Replay
+from lightning_cl import DER, EWC, L2SP, SI, Adapters, FreezingSchedule, KroneckerEWC, LwF, Replay
 from lightning_cl.callbacks._random_state import RandomState
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
 from lightning_cl.finetuning import adapter_counts, adapter_state, add_adapters, load_adapters, merge_adapters
 from lightning_cl.streams import TaskLoader
 from tests.callbacks.freezing_examples import Net, images, loader, train, weights
+from tests.finetuning.adapter_examples import logits, make
 
 pytest.importorskip("peft")
 BOTH = pytest.mark.parametrize("kind", ["lora", "ia3"])
@@ -306,3 +308,55 @@ def test_bad_arguments():
     with pytest.raises(InputError, match="rank=0"):
         Adapters(rank=0)
     assert not hasattr(Adapters(), "needs_boundary")
+
+
+class Text(LightningModule):
+    """A transformers model with its own loss, on padded dicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = make("hf_bert")
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.model(**batch).loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+def texts() -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 50, (12, 7), generator=generator)
+    mask = torch.arange(7) < torch.randint(3, 8, (12, 1), generator=generator)
+    samples = [
+        {"input_ids": i, "attention_mask": m.long(), "labels": y}
+        for i, m, y in zip(ids, mask, torch.arange(12) % 3, strict=True)
+    ]
+    return DataLoader(samples, batch_size=4)  # type: ignore[arg-type]
+
+
+@BOTH
+def test_a_transformers_model_on_dicts(kind: Any, tmp_path: Path):
+    module, start = Text(), weights(Text())
+    module.model.train()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, callbacks=[Adapters(kind, export=tmp_path / "a.safetensors"), EWC(1.0)],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, texts())
+    held = base(module)
+    assert same(held, {name: start[name] for name in held})
+    # the network alone, as it is served
+    alone = load_adapters(make("hf_bert"), tmp_path / "a.safetensors", strip="model.").eval()
+    assert torch.equal(logits(alone), logits(module.model.eval()))
+    assert torch.allclose(logits(merge_adapters(alone)), logits(module.model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("callback", [lambda: KroneckerEWC(1.0), lambda: SI(1.0), lambda: DER(8), lambda: L2SP(0.1)])
+@BOTH
+def test_with_more_methods(kind: Any, callback: Any):
+    module, start, method = Net(), weights(Net()), callback()
+    for _ in range(2):
+        train(module, Adapters(kind), method, epochs=1)
+    held = base(module)
+    assert same(held, {name: start[name] for name in held})

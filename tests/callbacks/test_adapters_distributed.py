@@ -48,8 +48,8 @@ class Half:
         self.trainer = trainer
 
     def __iter__(self):  # type: ignore[no-untyped-def]
-        from tests.callbacks.freezing_examples import images
         from lightning_cl.streams import TaskLoader
+        from tests.callbacks.freezing_examples import images
 
         for x, y in TaskLoader(images(), 12):
             rank = self.trainer.global_rank if self.trainer is not None else None  # type: ignore[attr-defined]

@@ -19,8 +19,6 @@ METHODS: dict[str, Any] = {
     "lora": lambda: [Adapters(dropout=0.2)],
     "ia3, trained": lambda: [Adapters("ia3", save="trained")],
     "lora and a norm, trained": lambda: [Adapters(rank=2, save="trained", also_train=r"backbone\.2\.")],
-        Adapters(rank=2, save="trained", also_train=r"(backbone\.|norm|\.)[12]\.bias")
-    ],
     "lora + ewc": lambda: [EWC(5.0), Adapters()],
     "lora + lwf": lambda: [Adapters(), LwF()],
     "lora + er": lambda: [Adapters(), Replay(12)],
