@@ -96,7 +96,7 @@ class Adapters(Callback):
         self.config = held["config"]  # type: ignore[index]
         self._refuse_others(self.config, "the module")
 
-    def prepare(self, module: Any, state: dict[str, Any] | None) -> None:
+    def prepare_module(self, module: Any, state: dict[str, Any] | None) -> None:
         """Before a run goes on: give a module as it is built the adapters that its weights on disk belong to."""
         if state and state["config"] is not None and record.record_of(module) is None:
             adopt(module, state["config"])

@@ -12,6 +12,8 @@ from lightning_cl.finetuning import _adapter_record as record
 from lightning_cl.finetuning._adapter_build import build
 from lightning_cl.finetuning.adapters import adapter_state
 
+KEYS = {"kind", "layers", "narrowing", "heads", "also_train", "options", "seed"}
+
 
 def save_adapters(model: nn.Module, path: str | Path) -> None:
     """Write adapters, head and ``also_train`` to one file, atomically.
@@ -77,8 +79,14 @@ def adopt(model: Any, config: dict[str, Any] | None) -> None:
     """Have the adapters that a checkpoint's config names: built if there are none.
 
     Raises:
-        InputError: If the module has others, or the checkpoint has none.
+        InputError: If the module has others, the checkpoint has none, or its config is of another version.
     """
+    if config is not None and (config.get("version") != 1 or not config.keys() >= KEYS):
+        raise InputError(
+            f"adapters of version {config.get('version')!r} in a checkpoint",
+            "version 1, complete",
+            "update lightning_cl",
+        )
     present = record.record_of(model)
     own = present["config"] if present else None
     if config == own:
@@ -156,12 +164,12 @@ def _without(prefix: str, held: dict[str, Any], path: str | Path) -> dict[str, A
     """The same with shorter names."""
     config, names = dict(held["config"]), list(held["state"])
     lists = ("heads", "layers", "narrowing")
-    names += [name for key in lists for name in config[key]]
+    names += [name for key in lists for name in config.get(key, [])]
     strange = [name for name in names if not name.startswith(prefix)]
     if strange:
         raise InputError(
             f"strip={prefix!r} for {strange[0]!r} in {str(path)!r}", "what all names begin with", "leave it out"
         )
-    config.update({key: [name.removeprefix(prefix) for name in config[key]] for key in lists})
+    config.update({key: [name.removeprefix(prefix) for name in config[key]] for key in lists if key in config})
     state = {name.removeprefix(prefix): value for name, value in held["state"].items()}
     return {**held, "config": config, "state": state}

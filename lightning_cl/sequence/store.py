@@ -96,8 +96,8 @@ def load_boundary(state: SequenceState, saved: dict[str, Any]) -> None:
             ANEW,
         )
     for callback in _stateful(state):
-        if hasattr(callback, "prepare"):
-            callback.prepare(state.module, known[callback.state_key])
+        if hasattr(callback, "prepare_module"):
+            callback.prepare_module(state.module, known[callback.state_key])
     _load_model(state.module, f"{stem}.model.ckpt")
     for callback in _stateful(state):
         if known[callback.state_key]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
 from lightning_cl.finetuning import (
+    MLP,
+    FineTuningModule,
     adapter_counts,
     adapter_state,
     add_adapters,
@@ -333,3 +335,40 @@ def test_files_that_do_not_fit(tmp_path: Path):
     torch.save({"state_dict": {}}, tmp_path / "c.pt")
     with pytest.raises(InputError, match=r"c\.pt', which holds no adapters \(KeyError"):
         load_adapters(conv_net(), tmp_path / "c.pt")
+    held = load_state(tmp_path / "a.pt")
+    for config in ({**held["config"], "version": 2}, {"version": 1, "kind": "lora"}):
+        torch.save({**held, "config": config}, tmp_path / "d.pt")
+        with pytest.raises(
+            InputError, match=rf"adapters of version {config['version']} in a checkpoint; .* HINT: upda"
+        ):
+            load_adapters(conv_net(), tmp_path / "d.pt")
+
+
+def test_a_checkpoint_without_adapters_is_refused_by_a_module_with_them():
+    module = add_adapters(FineTuningModule(MLP((4,), (8,)), class_names=["a", "b"]))
+    plain = FineTuningModule(MLP((4,), (8,)), class_names=["a", "b"])
+    checkpoint = {"hyper_parameters": dict(plain.hparams), "state_dict": plain.state_dict()}
+    with pytest.raises(InputError, match="a checkpoint with no adapters for FineTuningModule with lora on 1 layers"):
+        module.on_load_checkpoint(checkpoint)
+
+
+def test_a_module_that_is_merged_has_no_adapters_in_its_hyperparameters(tmp_path: Path):
+    module = add_adapters(FineTuningModule(MLP((4,), (8,)), class_names=["a", "b"]), rank=2)
+    assert module.hparams["adapters"]["layers"] == ["backbone.layers.1"]
+    module.set_rule("bias_correction")
+    module.learn_classes(["a", "b", "c"])
+    save_adapters(module, tmp_path / "a.pt")
+    plain = FineTuningModule(MLP((4,), (8,)), class_names=["a", "b"])
+    plain.backbone.load_state_dict(merged_backbone(module))
+    again = load_adapters(plain, tmp_path / "a.pt")
+    assert again.class_names == ["a", "b", "c"]
+    assert again.hparams["rule"] == "bias_correction"
+    assert set(adapter_state(again)) == set(adapter_state(module))
+    merge_adapters(again)
+    assert again.hparams["adapters"] is None
+
+
+def merged_backbone(module: Any) -> dict[str, Tensor]:
+    """Of adapters that have not been trained: the base."""
+    state = merged_state(module)
+    return {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
