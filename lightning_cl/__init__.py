@@ -33,6 +33,7 @@ _WHERE = {
     "GDumb": "callbacks.gdumb",
     "ShrinkAndPerturb": "callbacks.shrink_and_perturb",
     "FreezingSchedule": "callbacks.freezing",
+    "Adapters": "callbacks.adapters",
     "FineTuningModule": "finetuning.module",
     "ReplayDataModule": "streams.replay_datamodule",
     "InputError": "errors",

@@ -13,6 +13,13 @@ _WHERE = {
     "BiasCorrection": "bias_correction",
     "VAE": "vae",
     "xavier_uniform": "initialization",
+    "add_adapters": "adapters",
+    "adapter_state": "adapters",
+    "adapter_counts": "_adapter_build",
+    "merge_adapters": "adapters",
+    "merged_state": "adapters",
+    "save_adapters": "adapter_files",
+    "load_adapters": "adapter_files",
 }
 __all__ = sorted(_WHERE)
 __getattr__ = lazy(__name__, _WHERE)

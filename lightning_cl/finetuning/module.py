@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._active_classes import ActiveClasses, rows_with
+from lightning_cl.finetuning._adapter_record import BASE_KEY, check_base
 from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.finetuning._imprinting import features_of
 from lightning_cl.finetuning._parts import adam, feature_dim, head_class, make_backbone, micro_accuracy
+from lightning_cl.finetuning.adapter_files import adopt
 from lightning_cl.finetuning.rules import make_rule
 
 
@@ -25,7 +27,7 @@ class FineTuningModule(EvaluationSteps):
 
     Evaluation and prediction go by the largest logit, or by the rule that a method has set by :meth:`set_rule`
     (nearest mean, bias correction). A rule is part of the module: its state is in the ``state_dict``, its name in the
-    hyperparameters, and it grows with the head.
+    hyperparameters, and it grows with the head. So are adapters (:func:`~lightning_cl.finetuning.add_adapters`).
 
     With loaders that are not ours, give ``class_names`` up front.
 
@@ -116,6 +118,7 @@ class FineTuningModule(EvaluationSteps):
                 "seed": seed,
                 "tasks": [],
                 "rule": None,
+                "adapters": None,
             },
             logger=False,
         )
@@ -212,6 +215,8 @@ class FineTuningModule(EvaluationSteps):
             self.set_rule(None)
             self.set_rule(saved.get("rule"))
         self.learn_classes(saved.get("class_names", []), saved.get("tasks", []))
+        adopt(self, saved.get("adapters"))
+        check_base(self, checkpoint.get(BASE_KEY))
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
         """Logits (N, C) of inputs (N, ...), or the rule's scores; classes that evaluation does not read are masked."""

@@ -88,7 +88,6 @@ def load_boundary(state: SequenceState, saved: dict[str, Any]) -> None:
     learner = read_state(f"{stem}.learner.ckpt", ANEW)
     if state.settings.reinitialize:
         _load_model(state.initial_module, stem.with_name(f"{INITIAL}.model.ckpt"))
-    _load_model(state.module, f"{stem}.model.ckpt")
     known, own = learner["callbacks"], _states(state)
     if known.keys() != own.keys():
         raise InputError(
@@ -96,6 +95,10 @@ def load_boundary(state: SequenceState, saved: dict[str, Any]) -> None:
             "the same callbacks",
             ANEW,
         )
+    for callback in _stateful(state):
+        if hasattr(callback, "prepare_module"):
+            callback.prepare_module(state.module, known[callback.state_key])
+    _load_model(state.module, f"{stem}.model.ckpt")
     for callback in _stateful(state):
         if known[callback.state_key]:
             callback.load_state_dict(known[callback.state_key])

@@ -21,7 +21,7 @@ NEEDS_BOUNDARY = {
 }
 BY_THE_STEP = {
     *("naive", "cumulative", "from_scratch", "joint", "keep"),
-    *("l2sp", "freezing", "der", "derpp", "er_ace"),
+    *("l2sp", "freezing", "lora", "ia3", "der", "derpp", "er_ace"),
 }
 
 #: what a method that is nothing alone is combined with, and compared to; naive fine-tuning for all others
@@ -66,9 +66,9 @@ def reloaded(folder: Path) -> FineTuningModule:
 
 
 def differ(one: FineTuningModule, two: FineTuningModule) -> bool:
-    """Whether any weight does; joint training's head has more rows."""
+    """Whether any weight does; joint training's head has more rows, and adapters are only in one."""
     theirs = dict(two.named_parameters())
-    pairs = [(p, theirs[name]) for name, p in one.named_parameters() if p.shape == theirs[name].shape]
+    pairs = [(p, theirs[n]) for n, p in one.named_parameters() if n in theirs and p.shape == theirs[n].shape]
     return any(not torch.equal(a, b) for a, b in pairs)
 
 
