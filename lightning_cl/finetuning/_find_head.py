@@ -36,8 +36,8 @@ def find_heads(model: nn.Module, name: str | None = None) -> list[str]:
     if not found:
         raise InputError(
             f"{type(model).__name__}, which does not tell which layer is its classifier",
-            f"the name of one layer: {_layers(parts)}",
-            "pass name='...'",
+            f"the name of one of its layers: {_layers(parts)}",
+            "pass name='...'; a model that is one layer cannot be changed in place",
         )
     return found
 
@@ -144,5 +144,5 @@ def _layers(parts: dict[str, nn.Module]) -> str:
         if name and isinstance(part, nn.Linear)
     ]
     if not linear:
-        return "a model with a Linear layer inside"
+        return "none is Linear"
     return ", ".join(([f"{len(linear) - 8} others", *linear[-8:]]) if len(linear) > 8 else linear)

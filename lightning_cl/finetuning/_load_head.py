@@ -95,6 +95,8 @@ class SavedHead:
         if kept:
             how = "number" if choice == "keep_first" else "class name"
             return f"{kept} of {self.rows[0]} rows from the file's {self.rows[1]}, by {how}"
+        if not self.rows[0]:
+            return f"has no rows yet, the file {self.rows[1]}; head='as_saved' takes its classes"
         if choice != "keep_first" and not all(self.names):
             side = "the file's rows (saved_classes=[...])" if self.names[0] else "the model's rows (classes=[...])"
             return (

@@ -52,7 +52,7 @@ def renamed(saved: Mapping[str, Tensor], rename: Rename | None) -> dict[str, Ten
 def aligned(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str | None = None) -> dict[str, Tensor]:
     """Saved tensors under the model's names: one prefix is taken off, another put before, so that most fit.
 
-    Names that fit no tensor of the model keep the saved name.
+    Names that fit no tensor of the model keep the saved name, all of them if not even half of them fit.
 
     Args:
         saved: Tensors by name.
@@ -80,9 +80,19 @@ def aligned(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str 
             "one that fits the model",
             f"choose with prefix={rivals[0]!r}",
         )
+    # fewer are chance: every network has a block with the names of another block
+    if 2 * len(best) < min(len(saved), len(own)):
+        return dict(saved)
     used = set(best.values())
     rest = {key: value for key, value in saved.items() if key not in used and key not in best}
     return {**{name: saved[key] for name, key in best.items()}, **rest}
+
+
+def without(saved: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it; all of them where it is None."""
+    if prefix is None:
+        return dict(saved)
+    return {key[len(prefix) :]: value for key, value in saved.items() if key.startswith(prefix)}
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -67,8 +67,15 @@ class HFImageBackbone(ImageBackbone):
     @staticmethod
     def inputs_of(model: str = "google/vit-base-patch16-224", weights: str | None = None) -> PretrainedInputs:
         """What the weights expect of an image, from the model's image processor."""
-        if weights is None or _architecture(model):
+        if weights is None:
             return PretrainedInputs()
+        file = Path(model) / "preprocessor_config.json"
+        if _architecture(model) or (Path(model).is_dir() and not file.is_file()):
+            raise InputError(
+                f"model={model!r}, which does not say how its images were normalised",
+                "a model with a preprocessor_config.json",
+                "give stream.normalize=[[0.5,0.5,0.5],[0.5,0.5,0.5]], stream.dataset.size and .interpolation",
+            )
         from transformers.image_processing_base import ImageProcessingMixin
 
         with downloading(model, weights, "huggingface.co"):
@@ -132,4 +139,4 @@ def _network(model: str, plain: dict[str, Any], by_name: bool) -> nn.Module:
         raise InputError(f"model={model!r} ({why})", "a model that classifies images", "try vit or resnet") from error
     for name in find_heads(network):
         network.set_submodule(name, nn.Identity())
-    return network
+    return network.float()  # weights may be stored in half precision

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cl.errors import InputError
-from lightning_cl.finetuning._find_head import find_heads
+from lightning_cl.finetuning._find_head import find_heads, is_hf
+from lightning_cl.finetuning._hf_names import as_in_memory
 from lightning_cl.finetuning._load_head import KEEP, SavedHead, take_classes
 from lightning_cl.finetuning._weights_file import read_weights
-from lightning_cl.finetuning._weights_names import Rename, aligned, renamed
+from lightning_cl.finetuning._weights_names import Rename, aligned, renamed, without
 from lightning_cl.finetuning.weights_report import WeightsReport
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,13 @@ def load_weights(
         raise InputError(f"head={head!r}", f"one of {', '.join(KEEP)}", "leave it out for 'keep_matching'")
     target: Any = getattr(model, "_orig_mod", model)
     tensors, file_classes, given = read_weights(source)
-    saved = aligned(renamed(tensors, rename), _tensors(target), prefix)
-    report, heads = WeightsReport(given), _heads(target, name)
-    fits = _plan(target, saved, heads, report)
+    tensors, heads = renamed(tensors, rename), _heads(target, name)
+    saved = aligned(tensors, _tensors(target), prefix)
+    report = _plan(target, saved, heads, given)
+    if report.missing and is_hf(target):
+        saved = aligned(as_in_memory(target, without(tensors, prefix)), _tensors(target))
+        report = _plan(target, saved, heads, given)
+    fits = list(report.loaded)
     _refuse_misfit(report, strict)
     parts = [SavedHead(target, where, saved, (classes, saved_classes), file_classes) for where in heads]
     for part in parts if head == "error" else []:
@@ -107,9 +112,9 @@ def _heads(model: nn.Module, name: str | None) -> list[str]:
         return []
 
 
-def _plan(model: nn.Module, saved: Mapping[str, Tensor], heads: list[str], report: WeightsReport) -> list[str]:
-    """Names of what can be loaded outside the classifiers; the report gets what cannot."""
-    inside = tuple(f"{where}." for where in heads)
+def _plan(model: nn.Module, saved: Mapping[str, Tensor], heads: list[str], given: str) -> WeightsReport:
+    """What can be loaded outside the classifiers, and what cannot."""
+    report, inside = WeightsReport(given), tuple(f"{where}." for where in heads)
     own = _tensors(model)
     for key, value in own.items():
         if key.startswith(inside):
@@ -121,7 +126,7 @@ def _plan(model: nn.Module, saved: Mapping[str, Tensor], heads: list[str], repor
         elif not key.endswith("num_batches_tracked"):
             report.missing.append(key)
     report.skipped = [key for key in saved if key not in own]
-    return list(report.loaded)
+    return report
 
 
 def _refuse_misfit(report: WeightsReport, strict: bool) -> None:
@@ -131,5 +136,5 @@ def _refuse_misfit(report: WeightsReport, strict: bool) -> None:
         raise InputError(
             f"{report.source} without {len(wrong)} entries of the model, such as {wrong[0]!r} of its shape{rather}",
             "weights of the same model (its head may differ)",
-            "check model and small_images, map other names with rename={regex: replacement}, or strict=False",
+            "check model and small_images, map names with rename={regex: replacement}, or allow it with strict=False",
         )

@@ -74,10 +74,11 @@ def replace_head(
     if is_timm(target) and isinstance(target.get_classifier(), nn.Identity):
         target.reset_classifier(1)  # built without a classifier: now there is one to replace
     main, *others = find_heads(target, name)
+    before = rows_of(target.get_submodule(main))
     kept = _replace(target, main, names, head, keep_rows, old_classes, seed, options)
     for other in others:
         _replace(target, other, names, "linear", keep_rows, old_classes, seed, {})
-    _tell(target, main, names)
+    _tell(target, main, names, before)
     log.info("new %s head %s: %d classes, %d rows kept", head, main, len(names), kept)
     return model
 
@@ -134,13 +135,13 @@ def _convolution(old: nn.Conv2d, names: list[str], seed: int) -> nn.Module:
     return new
 
 
-def _tell(model: Any, where: str, names: list[str]) -> None:
+def _tell(model: Any, where: str, names: list[str], before: int) -> None:
     """Every module on the way to the classifier learns how many classes there are, an HF config their names."""
     path = where.split(".")
     for depth in range(len(path)):
         part = model.get_submodule(".".join(path[:depth]))
         for attribute in ("num_classes", "num_labels"):
-            if isinstance(vars(part).get(attribute), int):
+            if vars(part).get(attribute) == before:
                 setattr(part, attribute, len(names))
         if is_hf(part):
             config: Any = part.config
