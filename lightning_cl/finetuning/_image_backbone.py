@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cl.errors import InputError
-from lightning_cl.finetuning.loading import load_weights
 
+#: packages whose errors say that something could not be fetched
+_NETWORK = ("httpx", "requests", "urllib3", "huggingface_hub")
 #: endings of files of weights, which tell a path from a name where the file does not exist
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -72,14 +73,9 @@ def is_local(weights: str | None) -> bool:
     return weights is not None and (Path(weights).suffix in ENDINGS or Path(weights).exists())
 
 
-def load_local(network: nn.Module, weights: str, rename: dict[str, str] | None) -> None:
-    """Fill a network without a classifier from a file; everything has to be there, what else is there is left out."""
-    load_weights(network, weights, rename=rename)
-
-
 @contextlib.contextmanager
 def downloading(model: str, weights: str, hub: str) -> Iterator[None]:
-    """Turn whatever goes wrong when weights are fetched by name into one line.
+    """Turn what goes wrong when weights are fetched by name into one line.
 
     Where the hub's name cannot even be resolved, only its cache is looked at: no retries, no lines about them.
 
@@ -90,9 +86,9 @@ def downloading(model: str, weights: str, hub: str) -> Iterator[None]:
     try:
         with _offline(not _resolves(hub)):
             yield
-    except InputError:
-        raise
     except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK:
+            raise
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
         raise InputError(
             f"weights={weights!r} of model={model!r} cannot be had ({type(error).__name__}: {why})",

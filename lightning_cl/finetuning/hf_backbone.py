@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._find_head import find_heads
-from lightning_cl.finetuning._image_backbone import ImageBackbone, downloading, is_local, load_local
+from lightning_cl.finetuning._image_backbone import ImageBackbone, downloading, is_local
 from lightning_cl.finetuning.image_inputs import PretrainedInputs, as_floats
+from lightning_cl.finetuning.loading import load_weights
 
 
 class HFImageBackbone(ImageBackbone):
@@ -57,7 +58,7 @@ class HFImageBackbone(ImageBackbone):
         }
         self.network = _network(model, plain, by_name)
         if weights is not None and not by_name:
-            load_local(self.network, weights, rename)
+            load_weights(self.network, weights, rename=rename)
         self._measure(model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,8 +115,14 @@ def _config(model: str, options: dict[str, Any]) -> dict[str, Any]:
         hint = f"did you mean {' or '.join(close)}?" if close else "write OWNER/NAME as the hub does"
         raise InputError(f"model={model!r}", "a hub name, a local folder, or an architecture", hint)
     else:
-        with downloading(model, "config.json", "huggingface.co"):
-            found = transformers.AutoConfig.from_pretrained(model, **options)
+        try:
+            with downloading(model, "config.json", "huggingface.co"):
+                found = transformers.AutoConfig.from_pretrained(model, **options)
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            why = " ".join(str(error).split())[:120]
+            raise InputError(f"model={model!r} ({why})", "a config.json with a model_type", "try another") from error
     # through JSON: a checkpoint holds plain values only
     return json.loads(found.to_json_string(use_diff=False))
 

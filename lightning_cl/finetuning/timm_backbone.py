@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from lightning_cl.errors import InputError
-from lightning_cl.finetuning._image_backbone import ImageBackbone, downloading, is_local, load_local
+from lightning_cl.finetuning._image_backbone import ImageBackbone, downloading, is_local
 from lightning_cl.finetuning.image_inputs import PretrainedInputs, as_floats
+from lightning_cl.finetuning.loading import load_weights
 
 
 class TimmBackbone(ImageBackbone):
@@ -45,7 +46,7 @@ class TimmBackbone(ImageBackbone):
             options["img_size"] = tuple(input_shape[1:])
         self.network = _built(full, None if local else weights, options, list(input_shape))
         if weights is not None and local:
-            load_local(self.network, weights, rename)
+            load_weights(self.network, weights, rename=rename)
         self._measure(model)
 
     @staticmethod

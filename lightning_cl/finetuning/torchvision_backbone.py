@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from lightning_cl.errors import InputError
-from lightning_cl.finetuning._image_backbone import ImageBackbone, is_local, load_local
+from lightning_cl.finetuning._image_backbone import ImageBackbone, is_local
 from lightning_cl.finetuning.image_inputs import PretrainedInputs, as_floats
+from lightning_cl.finetuning.loading import load_weights
 
 
 class TorchvisionBackbone(ImageBackbone):
@@ -60,7 +61,7 @@ class TorchvisionBackbone(ImageBackbone):
         name, _ = linear[-1]
         self.network.set_submodule(name, nn.Identity())
         if weights is not None and local:
-            load_local(self.network, weights, rename)
+            load_weights(self.network, weights, rename=rename)
         self._measure(model)
 
     @staticmethod

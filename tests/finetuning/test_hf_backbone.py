@@ -71,6 +71,14 @@ def test_a_local_folder(tmp_path: Path, weights: str) -> None:
         build(str(tmp_path), weights="DEFAULT", input_shape=(3, 64, 64))
 
 
+def test_folders_that_are_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be had \(OSError: .* HINT: give a local file"):
+        build(str(tmp_path), weights="DEFAULT")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"model=.*expected a config.json with a model_type"):
+        build(str(tmp_path), weights="DEFAULT")
+
+
 def test_half_precision_weights_become_fp32(tmp_path: Path) -> None:
     saved(tmp_path).half().save_pretrained(tmp_path)
     backbone = build(str(tmp_path), weights="DEFAULT")
