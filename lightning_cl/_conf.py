@@ -22,6 +22,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("lightning_cl.folder", folder, replace=True)
     OmegaConf.register_new_resolver("lightning_cl.head", head_for, replace=True)
     OmegaConf.register_new_resolver("lightning_cl.epochs", epochs_for, replace=True)
+    OmegaConf.register_new_resolver("lightning_cl.inputs", inputs_for, replace=True)
 
 
 def method_name(overrides: Any, choices: Any = None) -> str:
@@ -60,3 +61,17 @@ def head_for(scenario: str) -> str:
 def epochs_for(scenario: str | None) -> int:
     """Epochs of a task where nothing is said: one in the scenarios that are learnt in one pass."""
     return 1 if scenario in ("online", "blurry", "gradual") else 10
+
+
+def inputs_for(what: str, *, _root_: Any) -> Any:
+    """``size``, ``interpolation`` or ``normalize``: how the weights of the config's backbone expect images."""
+    from omegaconf import OmegaConf
+
+    backbone: Any = OmegaConf.select(_root_, "model.backbone")
+    target = str((backbone or {}).get("_target_", "")).rpartition(".")[2]
+    if target not in ("TorchvisionBackbone", "TimmBackbone", "HFImageBackbone"):
+        return {"size": 224, "interpolation": "bilinear", "normalize": None}[what]  # without a heavy import
+    from lightning_cl.finetuning import pretrained_inputs
+
+    found = getattr(pretrained_inputs(OmegaConf.to_container(backbone, resolve=True)), what)
+    return OmegaConf.create(found) if isinstance(found, list) else found

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.backbones import backbone_from_spec
-from lightning_cl.finetuning.cosine_head import CosineHead
-from lightning_cl.finetuning.head import ClassifierHead
+from lightning_cl.finetuning.new_head import HEADS
 from lightning_cl.finetuning.task_heads import TaskHeads
+
+#: options of each kind of layer
+LAYERS = {"linear": (), "mlp": ("hidden", "dropout"), "cosine": ("proxies", "eta", "imprint")}
 
 
 def make_backbone(backbone: Any, input_shape: Sequence[int] | None) -> nn.Module:
@@ -36,22 +38,22 @@ def head_class(head: str, layer: str, options: dict[str, Any]) -> Any:
     """
     if head not in ("growing", "multi", "separate", "fixed"):
         raise InputError(f"head={head!r}", "'growing', 'multi', 'separate' or 'fixed'", "leave it out for 'growing'")
-    if layer not in ("linear", "cosine"):
-        raise InputError(f"head_layer={layer!r}", "'linear' or 'cosine'", "leave it out for 'linear'")
-    if layer == "linear":
-        if options:
-            raise InputError(f"head_options={options!r} with head_layer='linear'", "none", "set head_layer='cosine'")
-        return TaskHeads if head == "separate" else ClassifierHead
-    unknown = sorted(options.keys() - {"proxies", "eta", "imprint"})
-    if unknown:
-        raise InputError(f"head_options {unknown}", "proxies, eta, imprint", "leave the others out")
-    if head == "separate":
+    if layer not in LAYERS:
+        expected = "'linear', 'mlp' or 'cosine'"
+        raise InputError(f"head_layer={layer!r}", expected, "leave it out for 'linear'")
+    known = LAYERS[layer]
+    if options and not known:
+        hint = "set head_layer='cosine' or 'mlp'"
+        raise InputError(f"head_options={options!r} with head_layer='linear'", "none", hint)
+    if unknown := sorted(options.keys() - set(known)):
+        raise InputError(f"head_options {unknown}", ", ".join(known), "leave the others out")
+    if head == "separate" and layer != "linear":
         raise InputError(
-            "head='separate' with head_layer='cosine'",
+            f"head='separate' with head_layer={layer!r}",
             "one head for all tasks",
             "use head='multi', or head_layer='linear'",
         )
-    return CosineHead
+    return TaskHeads if head == "separate" else HEADS[layer]
 
 
 def adam(params: Any) -> torch.optim.Optimizer:

@@ -1,14 +1,19 @@
 """The backbones that a checkpoint may name."""
 
+import importlib
 from typing import Any
 
 from torch import nn
 
 from lightning_cl.errors import InputError
-from lightning_cl.finetuning.mlp import MLP
-from lightning_cl.finetuning.torchvision_backbone import TorchvisionBackbone
 
-BACKBONES: dict[str, Any] = {"mlp": MLP, "torchvision": TorchvisionBackbone}
+#: name in a checkpoint -> (module, class); imported when it is used
+BACKBONES = {
+    "mlp": ("mlp", "MLP"),
+    "torchvision": ("torchvision_backbone", "TorchvisionBackbone"),
+    "timm": ("timm_backbone", "TimmBackbone"),
+    "hf_image": ("hf_backbone", "HFImageBackbone"),
+}
 
 
 def backbone_from_spec(spec: dict[str, Any]) -> nn.Module:
@@ -16,4 +21,6 @@ def backbone_from_spec(spec: dict[str, Any]) -> nn.Module:
     name = spec.get("name")
     if name not in BACKBONES:
         raise InputError(f"backbone {name!r} in the checkpoint", f"one of {', '.join(BACKBONES)}", "pass backbone=...")
-    return BACKBONES[name](**{key: value for key, value in spec.items() if key != "name"})
+    module, kind = BACKBONES[name]
+    build = getattr(importlib.import_module(f"lightning_cl.finetuning.{module}"), kind)
+    return build(**{key: value for key, value in spec.items() if key != "name"})

@@ -19,10 +19,11 @@ class ClassifierHead(nn.Linear):
         in_features: Width d of the features.
         class_names: Classes of the first rows.
         seed: Seed of the rows.
+        bias: Whether there is a bias; the weights do not depend on it.
     """
 
-    def __init__(self, in_features: int, class_names: Sequence[str] = (), seed: int = 0) -> None:
-        super().__init__(in_features, 0)
+    def __init__(self, in_features: int, class_names: Sequence[str] = (), seed: int = 0, *, bias: bool = True) -> None:
+        super().__init__(in_features, 0, bias)
         self.seed = seed
         self.class_names: list[str] = []
         self.add_classes(class_names)
@@ -38,6 +39,8 @@ class ClassifierHead(nn.Linear):
         block = self._rows(new, self.seed)
         for name, rows_of in (("weight", block[:, :-1]), ("bias", block[:, -1])):
             old = getattr(self, name)
+            if old is None:
+                continue
             setattr(self, name, nn.Parameter(torch.cat([old.detach(), rows_of]), requires_grad=old.requires_grad))
         self.class_names += new
         self.out_features = len(self.class_names)
@@ -49,7 +52,8 @@ class ClassifierHead(nn.Linear):
         if self.class_names:
             block = self._rows(self.class_names, seed)
             self.weight.copy_(block[:, :-1])
-            self.bias.copy_(block[:, -1])
+            if self.bias is not None:
+                self.bias.copy_(block[:, -1])
 
     def _rows(self, names: Sequence[str], seed: int) -> Tensor:
         bound = 1 / math.sqrt(self.in_features)

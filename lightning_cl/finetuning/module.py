@@ -40,11 +40,11 @@ class FineTuningModule(EvaluationSteps):
         head: ``"growing"``: rows are added as classes arrive. ``"multi"``: the same rows, read one task at a time by
             task id (task-incremental). ``"separate"``: like ``"multi"``, with a layer of its own for each task.
             ``"fixed"``: only ``class_names``; a new class is an error.
-        head_layer: What the head computes: ``"linear"``, or ``"cosine"``, a
-            :class:`~lightning_cl.finetuning.CosineHead` (not for separate heads).
-        head_options: The cosine head's ``proxies``, ``eta`` and ``imprint``. ``imprint`` starts the rows of classes
-            that come after the first task where their features lie, read from the DataModule's
-            ``importance_dataloader()``.
+        head_layer: What the head computes: ``"linear"``; ``"mlp"``, a :class:`~lightning_cl.finetuning.MLPHead`; or
+            ``"cosine"``, a :class:`~lightning_cl.finetuning.CosineHead` (the last two not for separate heads).
+        head_options: The MLP head's ``hidden`` and ``dropout``, or the cosine head's ``proxies``, ``eta`` and
+            ``imprint``, which starts the rows of classes that come after the first task where their features lie, read
+            from the DataModule's ``importance_dataloader()``.
         active_classes: Logits in the training loss: classes ``"seen"`` so far, those of the sample's own ``"task"``,
             or ``"all"`` rows. By default ``"task"`` for a multi-head or separate heads, else ``"seen"``. Evaluation
             reads the task's own for these, else the classes seen.
@@ -74,7 +74,7 @@ class FineTuningModule(EvaluationSteps):
         class_names: Sequence[str] = (),
         tasks: Sequence[Sequence[int]] = (),
         head: Literal["growing", "multi", "separate", "fixed"] = "growing",
-        head_layer: Literal["linear", "cosine"] = "linear",
+        head_layer: Literal["linear", "mlp", "cosine"] = "linear",
         head_options: dict[str, Any] | None = None,
         active_classes: Literal["seen", "task", "all"] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,

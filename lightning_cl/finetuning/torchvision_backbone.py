@@ -2,16 +2,17 @@
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning._image_backbone import ImageBackbone, is_local
+from lightning_cl.finetuning.image_inputs import PretrainedInputs, as_floats
+from lightning_cl.finetuning.loading import load_weights
 
 
-class TorchvisionBackbone(nn.Module):
+class TorchvisionBackbone(ImageBackbone):
     """A torchvision classification model without its last Linear layer; what stands before it, dropout too, is kept.
 
     Grey images are repeated to the three channels that these models expect. Vision transformers are built for
@@ -23,6 +24,8 @@ class TorchvisionBackbone(nn.Module):
         weights: None (random), a torchvision weight name (``"DEFAULT"``, ``"IMAGENET1K_V1"``), or the path of a local
             state dict: of torchvision's model with a head of any size, which is left out, or of this class.
         small_images: For ResNets: a 3x3 stem without max-pooling, as is usual for 32x32 images.
+        rename: ``{regex: replacement}`` for the names in a local file, see
+            :func:`~lightning_cl.finetuning.load_weights`.
 
     Raises:
         InputError: For an unknown name; models with auxiliary outputs (GoogLeNet, Inception) or without a Linear
@@ -35,17 +38,16 @@ class TorchvisionBackbone(nn.Module):
         model: str = "resnet18",
         weights: str | None = None,
         small_images: bool = False,
+        rename: dict[str, str] | None = None,
     ) -> None:
-        super().__init__()
-        if len(input_shape) != 3 or input_shape[0] not in (1, 3):
-            raise InputError(f"input_shape={list(input_shape)}", "(1 or 3, height, width)", "use model=mlp")
+        super().__init__(input_shape)
         self.spec: dict[str, Any] = {
             "name": "torchvision",
             "input_shape": list(input_shape),
             "model": model,
             "small_images": small_images,
         }
-        local = weights is not None and (Path(weights).suffix in (".pt", ".pth", ".ckpt") or Path(weights).exists())
+        local = is_local(weights)
         self.network = _torchvision_model(model, None if local else weights, input_shape)
         linear = [(name, part) for name, part in self.network.named_modules() if isinstance(part, nn.Linear)]
         if not linear or getattr(self.network, "aux_logits", False):
@@ -56,34 +58,24 @@ class TorchvisionBackbone(nn.Module):
             )
         if small_images:
             _small_stem(self.network, model)
-        name, head = linear[-1]
-        self.feature_dim = head.in_features
+        name, _ = linear[-1]
         self.network.set_submodule(name, nn.Identity())
-        if local:
-            _load_local(self.network, Path(str(weights)))
-        self._check_size(model)
+        if weights is not None and local:
+            load_weights(self.network, weights, rename=rename)
+        self._measure(model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of shape (N, feature_dim) of images (N, 1 or 3, H, W)."""
-        return self.network(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x)
+    @staticmethod
+    def inputs_of(model: str = "resnet18", weights: str | None = None) -> PretrainedInputs:
+        """What the weights expect of an image; those of a local file are taken for the model's usual ones."""
+        if weights is None:
+            return PretrainedInputs()
+        import torchvision
 
-    def _check_size(self, model: str) -> None:
-        shape = self.spec["input_shape"]
-        self.eval()
-        try:
-            with torch.no_grad():
-                features = self(torch.zeros(1, *shape))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise InputError(
-                f"input_shape={shape} with model={model!r} ({' '.join(str(error).split())[:120]})",
-                "images of a size that the model takes",
-                "resize them, for example stream.dataset.size=224, or choose another model",
-            ) from error
-        self.train()
-        if features.shape != (1, self.feature_dim):
-            raise InputError(
-                f"model={model!r} with features {tuple(features.shape)}", f"(1, {self.feature_dim})", "use another"
-            )
+        name = _weights_name(model, "DEFAULT" if is_local(weights) else weights)
+        made = torchvision.models.get_model_weights(model)[name].transforms()
+        return PretrainedInputs(
+            int(made.crop_size[0]), as_floats(made.mean), as_floats(made.std), made.interpolation.value
+        )
 
 
 def _small_stem(network: nn.Module, model: str) -> None:
@@ -98,21 +90,9 @@ def _torchvision_model(model: str, weights: str | None, input_shape: Sequence[in
     """The model as torchvision builds it."""
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if model not in known:
-        close = difflib.get_close_matches(model, known, n=3)
-        raise InputError(
-            f"model={model!r}",
-            "a torchvision classification model",
-            f"did you mean {' or '.join(close)}?" if close else "torchvision.models.list_models() names them",
-        )
+    _check_name(model)
     if weights is not None:
-        names = [entry.name for entry in torchvision.models.get_model_weights(model)]
-        if weights.rpartition(".")[2] not in (*names, "DEFAULT"):
-            raise InputError(
-                f"weights={weights!r} of {model!r}", f"DEFAULT, {', '.join(names)}, a path, or null", "weights=DEFAULT"
-            )
-        weights = weights.rpartition(".")[2]
+        weights = _weights_name(model, weights)
     sized: dict[str, Any] = {}
     if weights is None and model.startswith("vit_"):
         sized = {"image_size": input_shape[1]}
@@ -134,28 +114,28 @@ def _torchvision_model(model: str, weights: str | None, input_shape: Sequence[in
         ) from error
 
 
-def _load_local(network: nn.Module, path: Path) -> None:
-    """Load a local state dict under any prefix; the head's entries are left out, everything else has to be there."""
-    if not path.is_file():
-        raise InputError(f"weights={str(path)!r}", "an existing file", "give a path, a torchvision name, or null")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        saved = saved.get("state_dict", saved)
-    except Exception as error:
+def _check_name(model: str) -> None:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if model not in known:
+        close = difflib.get_close_matches(model, known, n=3)
         raise InputError(
-            f"weights={str(path)!r} cannot be read ({type(error).__name__})",
-            "a state dict of tensors",
-            "write it with torch.save(model.state_dict(), FILE)",
-        ) from error
-    own = network.state_dict()
-    first = next(iter(own))
-    prefix = next((key.removesuffix(first) for key in saved if f".{key}".endswith(f".{first}")), "")
-    found = {key: saved[prefix + key] for key in own if prefix + key in saved}
-    wrong = [key for key, value in own.items() if key not in found or found[key].shape != value.shape]
-    if wrong:
-        raise InputError(
-            f"weights={str(path)!r} without {len(wrong)} entries of the model, such as {wrong[0]!r} of its shape",
-            "weights of the same model (its head may differ)",
-            "check model and small_images",
+            f"model={model!r}",
+            "a torchvision classification model",
+            f"did you mean {' or '.join(close)}?" if close else "torchvision.models.list_models() names them",
         )
-    network.load_state_dict(found)
+
+
+def _weights_name(model: str, weights: str) -> str:
+    """The weights' name without that of their class."""
+    import torchvision
+
+    _check_name(model)
+    names = [entry.name for entry in torchvision.models.get_model_weights(model)]
+    name = weights.rpartition(".")[2]
+    if name not in (*names, "DEFAULT"):
+        raise InputError(
+            f"weights={weights!r} of {model!r}", f"DEFAULT, {', '.join(names)}, a path, or null", "weights=DEFAULT"
+        )
+    return name

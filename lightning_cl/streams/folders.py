@@ -20,21 +20,35 @@ class ResizeAndCrop:
 
     Args:
         size: Side of the result in pixels.
+        interpolation: How it is resized, in torchvision's words: ``"bilinear"``, ``"bicubic"``, ``"nearest"``, ...
+
+    Raises:
+        InputError: For another word.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, interpolation: str = "bilinear") -> None:
+        from torchvision.transforms import InterpolationMode
+
+        words = [mode.value for mode in InterpolationMode]
+        if interpolation not in words:
+            raise InputError(f"interpolation={interpolation!r}", f"one of {', '.join(words)}", "leave it out")
+        self.size, self.interpolation = size, InterpolationMode(interpolation)
 
     def __call__(self, image: Any) -> Any:
         """A PIL image in, a PIL image of ``size`` x ``size`` out."""
         from torchvision.transforms import functional
 
         image = image.convert("RGB")
-        return functional.resize(functional.center_crop(image, min(image.size)), [self.size, self.size])
+        square = functional.center_crop(image, min(image.size))
+        return functional.resize(square, [self.size, self.size], self.interpolation)
 
 
 def image_folder(
-    path: str | Path | None, size: int = 224, test_path: str | Path | None = None, test_fraction: float = 0.2
+    path: str | Path | None,
+    size: int = 224,
+    test_path: str | Path | None = None,
+    test_fraction: float = 0.2,
+    interpolation: str = "bilinear",
 ) -> Classification:
     """A folder with one sub-folder of images per class (torchvision's ``ImageFolder``), read from disk as needed.
 
@@ -43,10 +57,12 @@ def image_folder(
         size: Images are cropped to their centre square and resized to ``size`` x ``size``, RGB.
         test_path: A folder of test images with the same sub-folders; if None, a part of ``path`` is the test data.
         test_fraction: That part, stratified and fixed.
+        interpolation: How images are resized: ``"bilinear"``, ``"bicubic"``, ...
 
     Raises:
         InputError: If a folder is missing or holds no images, or the test folder has other classes.
     """
+    resize = ResizeAndCrop(size, interpolation)
     train = _folder(path, "path")
     labels = torch.tensor(train.targets)
     if test_path is None:
@@ -55,14 +71,14 @@ def image_folder(
                 f"test_fraction={test_fraction!r}", "a fraction inside (0, 1)", "set test_fraction=0.2, or a test_path"
             )
         kept, held = hold_out(labels, test_fraction, "image_folder", "test")
-        every = ItemData(train, None, labels, ResizeAndCrop(size))
+        every = ItemData(train, None, labels, resize)
         return Classification(every.view(kept), every.view(held), train.classes)
     test = _folder(test_path, "test_path")
     if test.classes != train.classes:
         raise InputError(f"test_path classes {test.classes!r}", f"{train.classes!r}", "use the same sub-folder names")
     return Classification(
-        ItemData(train, None, labels, ResizeAndCrop(size)),
-        ItemData(test, None, torch.tensor(test.targets), ResizeAndCrop(size), first_id=len(train)),
+        ItemData(train, None, labels, resize),
+        ItemData(test, None, torch.tensor(test.targets), resize, first_id=len(train)),
         train.classes,
     )
 

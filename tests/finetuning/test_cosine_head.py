@@ -131,7 +131,7 @@ def test_other_callbacks_know_the_head() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"head_layer": "rbf"}, "head_layer='rbf'; expected 'linear' or 'cosine'. HINT: leave it out"),
+    ({"head_layer": "rbf"}, "head_layer='rbf'; expected 'linear', 'mlp' or 'cosine'. HINT: leave it out"),
     ({"head_options": {"eta": 1.0}}, "head_options={'eta': 1.0} with head_layer='linear'; expected none. HINT: set"),
     ({"head_layer": "cosine", "head_options": {"bias": 1}}, "head_options ['bias']; expected proxies, eta, imprint"),
     ({"head_layer": "cosine", "head": "separate"}, "head='separate' with head_layer='cosine'; expected one head"),

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from lightning_cl._conf import register_resolvers
 from lightning_cl.errors import InputError
 from lightning_cl.streams import Stream
 from tests.streams.test_datasets import needs_mnist
@@ -23,6 +24,7 @@ ROOT = {
 
 
 def load(name: str, tmp_path: Path, *overrides: str, **root) -> Stream:
+    register_resolvers()
     (tmp_path / "root.yaml").write_text(
         f"defaults: [{{stream: {name}}}, _self_]\nhydra: {{searchpath: ['file://{FOLDER.parent}']}}\n"
         + OmegaConf.to_yaml({**ROOT, **root})
