@@ -35,6 +35,7 @@ _WHERE = {
     "FreezingSchedule": "callbacks.freezing",
     "Adapters": "callbacks.adapters",
     "FineTuningModule": "finetuning.module",
+    "depth_groups": "finetuning.depth_groups",
     "ReplayDataModule": "streams.replay_datamodule",
     "InputError": "errors",
     "learn_task": "sequence",
