@@ -36,6 +36,8 @@ _WHERE = {
     "Adapters": "callbacks.adapters",
     "FineTuningModule": "finetuning.module",
     "depth_groups": "finetuning.depth_groups",
+    "parameter_groups": "finetuning.parameter_groups",
+    "warmup": "finetuning.warmup",
     "ReplayDataModule": "streams.replay_datamodule",
     "InputError": "errors",
     "learn_task": "sequence",

@@ -24,9 +24,11 @@ _WHERE = {
     "check_phases": "phases",
     "generated_schedule": "recipes",
     "phases_from_yaml": "schedule_text",
+    "grouped_optimizer": "parameter_groups",
     "recipe_phases": "recipes",
     "schedule_yaml": "schedule_text",
     "select_parameters": "selectors",
+    "warmup_cosine": "warmup",
 }
 __all__ = sorted(_WHERE)
 __getattr__ = lazy(__name__, _WHERE)

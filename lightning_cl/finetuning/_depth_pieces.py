@@ -78,9 +78,12 @@ def _kind(child: nn.Module, parent: nn.Module, counts: Counter[type], size: int)
     if isinstance(child, LISTS):
         is_own_class = isinstance(child, nn.Sequential) and type(child) is not nn.Sequential
         return "soft" if is_own_class and repeated and not _holds_blocks(child, counts) else None
-    if repeated:  # one that is no element of a list may be a network of its own: a student and its teacher
-        is_network = not isinstance(parent, LISTS) and counts[type(child)] <= 3 and _holds_list_of_blocks(child)
-        return None if is_network else "block"
+    if repeated and isinstance(parent, LISTS):
+        return (
+            None if any(_is_list_of_blocks(part, nothing_else=True) for part in child.children()) else "block"
+        )  # None: a stage
+    if repeated:  # no element of a list, it may be a network of its own: a student and its teacher
+        return None if counts[type(child)] <= 3 and _holds_list_of_blocks(child) else "block"
     # a single element of a list is a block of its own kind, unless it is the network
     if isinstance(parent, LISTS) and not _holds_list_of_blocks(child):
         small = 2 * _size(child) <= size and any(n > 1 and not issubclass(k, LISTS) for k, n in counts.items())
@@ -110,9 +113,13 @@ def _holds_blocks(module: nn.Module, counts: Counter[type]) -> bool:
 
 
 def _holds_list_of_blocks(module: nn.Module) -> bool:
-    for part in module.modules():
-        if isinstance(part, LISTS):
-            kinds = Counter(type(m) for m in part.children() if _is_composite(m) and not isinstance(m, LISTS))
-            if any(count > 1 for count in kinds.values()):
-                return True
-    return False
+    return any(_is_list_of_blocks(part) for part in module.modules())
+
+
+def _is_list_of_blocks(module: nn.Module, *, nothing_else: bool = False) -> bool:
+    if not isinstance(module, LISTS):
+        return False
+    children = [child for child in module.children() if _size(child)]
+    kinds = Counter(type(m) for m in children if _is_composite(m) and not isinstance(m, LISTS))
+    wanted = len(children) if nothing_else else 2
+    return any(count >= max(2, wanted) for count in kinds.values())

@@ -62,18 +62,15 @@ def _runs(pieces: Sequence[Piece], kinds: tuple[str, ...]) -> tuple[Segment, lis
 
 
 def _driving(pieces: Sequence[Piece], kinds: tuple[str, ...]) -> list[int]:
-    """Places of the pieces that make stages; a block between two lists of one parent only leads to the second."""
+    """Places of the pieces that make stages; a block beside a list of blocks only leads to it."""
     found = [i for i, p in enumerate(pieces) if p.kind in kinds and p.weighs]
     parents = [pieces[i].parent for i in found]
-    return [
-        i
-        for n, i in enumerate(found)
-        if not (
-            0 < n < len(found) - 1
-            and parents[n]
-            and all(p.startswith(f"{parents[n]}.") for p in parents[n - 1 : n + 2 : 2])
-        )
-    ]
+    leads = {
+        n
+        for n in range(1, len(found) - 1)
+        if parents[n] and parents[n - 1] != parents[n] and parents[n + 1].startswith(f"{parents[n]}.")
+    }
+    return [i for n, i in enumerate(found) if n not in leads]
 
 
 def _after_stem(pieces: Sequence[Piece], first: int, begins: int, kinds: tuple[str, ...]) -> int:

@@ -50,7 +50,7 @@ def _checked(phase: Any, place: int) -> Phase:
         given = " and ".join(triggers) or "no trigger"
         raise InputError(f"phase {place} with {given}", f"one of {', '.join(TRIGGERS)}", f"try epoch: {max(1, place)}")
     lr = phase.get("lr")
-    if lr is not None and not (_is_number(lr) and lr > 0):
+    if lr is not None and not (is_number(lr) and lr > 0):
         raise InputError(f"phase {place}: lr={lr!r}", "a number > 0, or none", "leave it out for the optimizer's")
     found: Phase = {"thaw": thaw if isinstance(thaw, str) else list(thaw)}
     found |= {key: _trigger(place, key, phase[key]) for key in triggers}
@@ -61,7 +61,7 @@ def _trigger(place: int, kind: str, value: Any) -> Any:
     if kind == "plateau":
         return _plateau(place, value)
     if kind == "fraction":
-        if not _is_number(value) or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             raise InputError(f"phase {place}: fraction={value!r}", "a number in [0, 1]", "0.5 is half of the training")
         return float(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -79,10 +79,11 @@ def _plateau(place: int, value: Any) -> dict[str, Any]:
         raise InputError(where, "mode 'min' or 'max'", "'min' is for losses")
     if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
         raise InputError(where, "a patience >= 1", "patience: 3 waits for three checks")
-    if not _is_number(delta) or delta < 0:
+    if not is_number(delta) or delta < 0:
         raise InputError(where, "a min_delta >= 0", "leave it out for 0")
     return {**found, "min_delta": float(delta)}
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Neither a bool nor NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value

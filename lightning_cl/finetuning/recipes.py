@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.depth_groups import DepthGroup, depth_groups
-from lightning_cl.finetuning.phases import TRIGGERS, Phase, check_phases
+from lightning_cl.finetuning.phases import TRIGGERS, Phase, check_phases, is_number
 from lightning_cl.finetuning.schedule_text import phases_from_yaml, schedule_yaml
 from lightning_cl.finetuning.selectors import Selector, head_of, select_parameters
 
@@ -131,7 +131,7 @@ def _full(groups: Groups) -> list[Phase]:
 
 
 def _positive(recipe: str, key: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if not is_number(value) or not value > 0:
         raise InputError(f"{key}={value!r} of recipe {recipe!r}", "a number > 0", "leave it out for the default")
     return value
 
