@@ -40,7 +40,10 @@ def _calls(root: nn.Module, example: Any) -> dict[str, int]:
     order: dict[str, int] = {}
 
     def watch(name: str) -> Any:
-        return lambda *_: order.setdefault(name, len(order))
+        def note(*_: Any) -> None:  # what a hook returns would be the input
+            order.setdefault(name, len(order))
+
+        return note
 
     handles = [part.register_forward_pre_hook(watch(name)) for name, part in root.named_modules() if name]
     try:

@@ -34,7 +34,9 @@ class Piece:
     @property
     def weighs(self) -> bool:
         """Whether it computes something of its own, as norms and activations do not."""
-        return self.kind in ("block", "soft") or (self.kind == "layer" and any(p.ndim > 1 for p in self.parameters))
+        if self.module is None:
+            return False
+        return self.kind != "layer" or any(p.ndim > 1 for p in self.module.parameters())
 
     @property
     def classifies(self) -> bool:
@@ -51,6 +53,8 @@ def is_linear(module: Any) -> bool:
 
 def pieces_of(root: nn.Module) -> list[Piece]:
     """The pieces of a module in the order of definition; modules without parameters are in none."""
+    if _is_single(root):
+        return [Piece("", root, "", "layer", tuple(root.parameters()))]
     counts = Counter(type(part) for part in root.modules() if _is_composite(part))
     return list(_walk("", root, counts, _size(root)))
 

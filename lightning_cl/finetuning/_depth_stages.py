@@ -45,31 +45,61 @@ def _runs(pieces: Sequence[Piece], kinds: tuple[str, ...]) -> tuple[Segment, lis
     runs: list[list[Segment]] = []
     for _, members in groupby(rest, key=lambda i: pieces[i].parent if kinds == ("block",) else ""):
         runs.append([[pieces[i]] for i in members])
-    order = {id(unit[0]): unit for run in runs for unit in run}
-    last: Segment | None = None
+    _attach(pieces[begins:], [unit for run in runs for unit in run], {id(run[-1][0]) for run in runs[:-1]})
+    return stem, runs
+
+
+def _attach(pieces: Sequence[Piece], units: list[Segment], ends: set[int]) -> None:
+    """Put what drives no stage beside what does.
+
+    Args:
+        pieces: All of them, in order.
+        units: Those that drive, each in a list of its own, which is added to.
+        ends: Ids of the last block of each list but the last.
+    """
+    at, leading = 0, len(units)
     waiting: Segment = []
-    lasts = {id(run[-1][0]) for run in runs[:-1]}
-    for piece in pieces[begins:]:
-        if id(piece) in order:
-            last = order[id(piece)]
-            last[:0], waiting = waiting, []
-        elif last is None or (kinds == ("block",) and id(last[-1]) in lasts) or waiting or piece.kind == "parameter":
+    for piece in pieces:
+        if at < leading and piece is units[at][0]:
+            units[at][:0], waiting = waiting, []
+            at += 1
+            continue
+        previous, coming = units[at - 1] if at else None, units[at] if at < leading else None
+        if previous is None or (coming is not None and _leads(piece, previous, coming, ends, bool(waiting))):
             waiting.append(piece)
         else:
-            last.append(piece)
-    runs[-1][-1].extend(waiting)
-    return stem, runs
+            previous.append(piece)
+
+
+def _leads(piece: Piece, previous: Segment, coming: Segment, ends: set[int], others: bool) -> bool:
+    """Whether a piece goes with the block to come: between two lists, unless it stands in the part of the first."""
+    if others or piece.kind == "parameter":
+        return True
+    block = next((p for p in previous if p.kind == "block"), None)
+    if block is None or id(block) not in ends:
+        return False
+    return _common(piece, block) <= _common(piece, coming[0])
+
+
+def _common(a: Piece, b: Piece) -> int:
+    """How many parents they share."""
+    shared = 0
+    for x, y in zip(a.name.split("."), b.name.split("."), strict=False):
+        if x != y:
+            break
+        shared += 1
+    return shared
 
 
 def _driving(pieces: Sequence[Piece], kinds: tuple[str, ...]) -> list[int]:
     """Places of the pieces that make stages; a block beside a list of blocks only leads to it."""
     found = [i for i, p in enumerate(pieces) if p.kind in kinds and p.weighs]
     parents = [pieces[i].parent for i in found]
-    leads = {
-        n
-        for n in range(1, len(found) - 1)
-        if parents[n] and parents[n - 1] != parents[n] and parents[n + 1].startswith(f"{parents[n]}.")
-    }
+    leads = set()
+    for n in range(1, len(found) - 1):
+        before, own, after = parents[n - 1 : n + 2]
+        if own and own not in (before, after) and (before.startswith(f"{own}.") or after.startswith(f"{own}.")):
+            leads.add(n)
     return [i for n, i in enumerate(found) if n not in leads]
 
 

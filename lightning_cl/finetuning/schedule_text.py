@@ -57,7 +57,7 @@ def phases_from_yaml(text: str) -> list[Phase]:
     expected, hint = "YAML with a list under 'phases'", "lightning-cl schedule prints one"
     try:
         found: Any = OmegaConf.to_container(OmegaConf.create(text))  # unlike PyYAML it reads 1e-3 as a number
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, AssertionError) as error:
         raise InputError(f"a schedule that cannot be read ({' '.join(str(error).split())})", expected, hint) from error
     phases = found.get("phases") if isinstance(found, dict) else found
     if not isinstance(phases, list):
