@@ -59,7 +59,7 @@ def pieces_of(root: nn.Module) -> list[Piece]:
     return list(_walk("", root, counts, _size(root)))
 
 
-def _walk(name: str, module: nn.Module, counts: Counter[type], size: int) -> Iterator[Piece]:
+def _walk(name: str, module: nn.Module, counts: Counter[type], size: int, in_stage: bool = False) -> Iterator[Piece]:
     prefix = f"{name}." if name else ""
     for key, parameter in module.named_parameters(recurse=False):
         yield Piece(prefix + key, None, name, "parameter", (parameter,))
@@ -67,11 +67,19 @@ def _walk(name: str, module: nn.Module, counts: Counter[type], size: int) -> Ite
         held = tuple(child.parameters())
         if not held:
             continue
-        kind = _kind(child, module, counts, size)
+        stage = not in_stage and _is_stage(child, module, counts)
+        kind = None if stage else _kind(child, module, counts, size)
         if kind is None:
-            yield from _walk(prefix + key, child, counts, size)
+            yield from _walk(prefix + key, child, counts, size, in_stage or stage)
         else:
             yield Piece(prefix + key, child, name, kind, held)
+
+
+def _is_stage(child: nn.Module, parent: nn.Module, counts: Counter[type]) -> bool:
+    """One of a few alike in a list, with a list of blocks of its own; there are no stages in stages."""
+    if not isinstance(parent, LISTS) or isinstance(child, LISTS) or not 1 < counts[type(child)] <= 8:
+        return False
+    return any(_is_list_of_blocks(part, nothing_else=True) for part in child.children())
 
 
 def _kind(child: nn.Module, parent: nn.Module, counts: Counter[type], size: int) -> Any:
@@ -83,9 +91,7 @@ def _kind(child: nn.Module, parent: nn.Module, counts: Counter[type], size: int)
         is_own_class = isinstance(child, nn.Sequential) and type(child) is not nn.Sequential
         return "soft" if is_own_class and repeated and not _holds_blocks(child, counts) else None
     if repeated and isinstance(parent, LISTS):
-        return (
-            None if any(_is_list_of_blocks(part, nothing_else=True) for part in child.children()) else "block"
-        )  # None: a stage
+        return "block"
     if repeated:  # no element of a list, it may be a network of its own: a student and its teacher
         return None if counts[type(child)] <= 3 and _holds_list_of_blocks(child) else "block"
     # a single element of a list is a block of its own kind, unless it is the network

@@ -17,7 +17,7 @@ def stages_of(pieces: Sequence[Piece], room: int | None) -> list[Segment]:
     if not runs:
         return [stem]
     # lists of blocks are stages by nature; one or two of them say too little
-    single = room is None or len(runs) < 3
+    single = room is None or sum(len(run) > 1 for run in runs) < 3
     segments = [[unit] for run in runs for unit in run] if single else [[*run] for run in runs]
     origin = [i for i, run in enumerate(runs) for _ in run] if single else [0] * len(runs)
     if room is not None:
@@ -36,7 +36,7 @@ def _runs(pieces: Sequence[Piece], kinds: tuple[str, ...]) -> tuple[Segment, lis
     if not driving:
         return list(pieces), []
     begins = driving[0]
-    if kinds != ("block",) or begins == 0:  # the first layer, or block, is the stem
+    if kinds != ("block",) or all(p.kind == "parameter" for p in pieces[:begins]):  # the first one is the stem
         begins = driving[1] if len(driving) > 1 else len(pieces)
         begins = _after_stem(pieces, driving[0], begins, kinds)
     stem, rest = list(pieces[:begins]), driving[1:] if driving[0] < begins else driving

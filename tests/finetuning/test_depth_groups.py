@@ -12,12 +12,13 @@ from lightning_cl import depth_groups
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning import MLP, FineTuningModule, TorchvisionBackbone
 from lightning_cl.finetuning.depth_groups import DepthGroup
-from tests.finetuning.models import Block, Reversed, Tokens, bert, plain_mlp, timm_model, torchvision_model
+from tests.finetuning.models import Block, Reversed, Tokens, bert, on_meta, plain_mlp, timm_model, torchvision_model
 
 BLOCKS = {
     "BasicBlock", "Bottleneck", "EncoderBlock", "CNBlock", "MBConv", "InvertedResidual", "BertLayer", "RobertaLayer",
     "Block", "_DenseLayer", "Inception", "Fire", "SwinTransformerBlock", "DepthwiseSeparableConv", "ConvNeXtBlock",
-    "MaxVitLayer", "ResBottleneckBlock", "BertEmbeddings", "T5Block", "PatchMerging",
+    "MaxVitLayer", "ResBottleneckBlock", "BertEmbeddings", "T5Block", "PatchMerging", "BasicConv2d",
+    "ResNetBottleNeckLayer", "SwinLayer", "ConvNextLayer", "ViTLayer", "MobileNetV2InvertedResidual",
 }  # fmt: skip
 
 
@@ -137,6 +138,19 @@ def test_transformers():
         f"classifier.{layer}.{kind}" for layer in ("dense", "out_proj") for kind in ("weight", "bias")
     )
     assert names(depth_groups(bert(layers=1))) == ["stem", "stage1", "head"]  # a single layer is a block too
+
+
+@pytest.mark.parametrize(("kind", "n"), [("ResNet", 4), ("Swin", 4), ("ConvNext", 4), ("ViT", 6), ("MobileNetV2", 6)])
+def test_transformers_for_images(kind: str, n: int):
+    transformers = pytest.importorskip("transformers")
+    build = getattr(transformers, f"{kind}ForImageClassification")
+    model = on_meta(lambda: build(getattr(transformers, f"{kind}Config")()))
+    groups = depth_groups(model)
+    check(model, groups)
+    assert names(groups) == stages(n)
+    assert groups[-1].modules == ("classifier",)
+    if n == 4:  # its own stages are whole
+        assert [group.modules[0].rpartition(".")[2] for group in groups[1:5]] == ["0", "1", "2", "3"]
 
 
 def test_encoder_and_decoder_are_cut_into_stages_and_a_tied_parameter_belongs_to_the_first():
