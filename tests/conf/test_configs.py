@@ -104,7 +104,7 @@ def test_optimizer_and_scheduler(optimizer: str, scheduler: str, digits: Any):
 
 @pytest.mark.parametrize("choice", options("parameter_groups"))
 def test_parameter_groups(choice: str, digits: Any):
-    overrides = ["optimizer=adamw", "optimizer.weight_decay=0.1", "model.backbone.hidden=[8,8]"]
+    overrides = ["optimizer=adamw", "+optimizer.weight_decay=0.1", "model.backbone.hidden=[8,8]"]
     module = app.build_module(composed(f"parameter_groups={choice}", *overrides), digits)
     expected = {"none": [(1.0, 0.1)], "no_decay": [(1.0, 0.1), (1.0, 0.0)]}
     layers = [(0.75**i, decay) for i in (2, 1, 0) for decay in (0.1, 0.0)]
