@@ -10,9 +10,9 @@ from lightning_cl.finetuning.parameter_groups import grouped_optimizer
 
 
 def check_group_options(options: Any) -> dict[str, Any] | None:
-    """``parameter_groups`` of the constructor; what is in it is checked where there are parameters."""
+    """``parameter_groups`` of the constructor, None if it is empty; values are checked where there are parameters."""
     if options is None or isinstance(options, Mapping):
-        return None if options is None else dict(options)
+        return dict(options) if options else None  # Hydra makes an empty mapping of a null file
     raise InputError(f"parameter_groups={options!r}", "a mapping of options, or None", "try {layer_decay: 0.75}")
 
 

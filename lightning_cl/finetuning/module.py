@@ -51,8 +51,8 @@ class FineTuningModule(EvaluationSteps):
             reads the task's own for these, else the classes seen.
         optimizer: ``params -> Optimizer``; Adam with lr 1e-3 by default.
         parameter_groups: Options of :func:`~lightning_cl.parameter_groups` (``layer_decay``, ``multipliers``,
-            ``no_decay``, ``trainable_only``), whose rates and decay are then relative to the optimizer's; None for one
-            group with all parameters.
+            ``no_decay``, ``trainable_only``), whose rates and decay are then relative to the optimizer's; None, or
+            empty, for one group with all parameters.
         scheduler: ``optimizer -> LRScheduler``, or None; if it has an argument ``total_steps`` without a value, it is
             given the number of its steps in the fit.
         scheduler_interval: ``"epoch"`` or ``"step"``.

@@ -148,7 +148,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 def test_in_the_module_groups_of_equal_rates_change_nothing_and_others_do():
     plain = weights(fitted())
-    assert torch.equal(plain, weights(fitted(parameter_groups={})))
+    assert torch.equal(plain, weights(fitted(parameter_groups={"layer_decay": 1.0})))
     assert not torch.equal(plain, weights(fitted(parameter_groups={"layer_decay": 0.5})))
     start = module(class_names=[f"c{i}" for i in range(6)])
     slow = fitted(parameter_groups={"layer_decay": 1e-9})
@@ -217,7 +217,7 @@ def test_a_penalty_with_rates_that_differ(apply: str):
 def test_a_carried_optimizer_state_finds_its_groups():
     options: dict[str, Any] = {"head": "fixed", "class_names": [f"c{i}" for i in range(6)], "optimizer": SGD}
     results = []
-    for groups in (None, {}):
+    for groups in (None, {"layer_decay": 1.0}):
         model = module(**options, parameter_groups=groups)
         run_sequence(model, stream(), [], trainer=FEW_EPOCHS, progress_bar=False, batch_size=10, optimizer_state="keep")
         results.append(weights(model))
@@ -276,6 +276,12 @@ def test_the_original_is_not_changed():
 def test_wrong_values_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         parameter_groups(torchvision_model("resnet18"), **{"lr": 0.1, **options})
+
+
+def test_no_options_of_the_module_are_one_group():
+    for options in (None, {}):
+        optimizer = module(class_names=["a"], parameter_groups=options).configure_optimizers()
+        assert len(optimizer.param_groups) == 1
 
 
 def test_wrong_options_of_the_module_are_refused():
