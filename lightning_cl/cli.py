@@ -15,6 +15,7 @@ from lightning_cl.errors import Stopped
 SUBCOMMANDS = {
     "report": ("lightning_cl.report.command", "gather run folders into one table and one HTML page"),
     "importance": ("lightning_cl.importance_command", "compute, inspect and merge importances of parameters"),
+    "schedule": ("lightning_cl.schedule_command", "print a freezing schedule for a model, to be edited"),
 }
 HELP = """lightning-cl: fine-tuning and continual learning for PyTorch Lightning
 
@@ -69,7 +70,7 @@ def help_text() -> str:
     rows = []
     for group in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in ("hydra", "__pycache__")):
         options = sorted(f.relative_to(group).with_suffix("").as_posix() for f in group.rglob("*.yaml"))
-        rows.append(f"  {group.name + ':':<12}{', '.join(options)}")
+        rows.append(f"  {group.name + ':':<18}{', '.join(options)}")
     subcommands = [f"  {name:<12}{text}" for name, (_, text) in SUBCOMMANDS.items()]
     return HELP.format(subcommands="\n".join(subcommands), groups="\n".join(rows))
 

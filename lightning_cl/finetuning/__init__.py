@@ -28,6 +28,15 @@ _WHERE = {
     "merged_state": "adapters",
     "save_adapters": "adapter_files",
     "load_adapters": "adapter_files",
+    "DepthGroup": "depth_groups",
+    "check_phases": "phases",
+    "generated_schedule": "recipes",
+    "phases_from_yaml": "schedule_text",
+    "grouped_optimizer": "parameter_groups",
+    "recipe_phases": "recipes",
+    "schedule_yaml": "schedule_text",
+    "select_parameters": "selectors",
+    "warmup_cosine": "warmup",
 }
 __all__ = sorted(_WHERE)
 __getattr__ = lazy(__name__, _WHERE)

@@ -11,6 +11,7 @@ from lightning_cl.finetuning._active_classes import ActiveClasses, rows_with
 from lightning_cl.finetuning._adapter_record import BASE_KEY, check_base
 from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.finetuning._imprinting import features_of
+from lightning_cl.finetuning._optimizers import check_group_options, make_optimizers
 from lightning_cl.finetuning._parts import adam, feature_dim, head_class, make_backbone, micro_accuracy
 from lightning_cl.finetuning.adapter_files import adopt
 from lightning_cl.finetuning.rules import make_rule
@@ -49,7 +50,11 @@ class FineTuningModule(EvaluationSteps):
             or ``"all"`` rows. By default ``"task"`` for a multi-head or separate heads, else ``"seen"``. Evaluation
             reads the task's own for these, else the classes seen.
         optimizer: ``params -> Optimizer``; Adam with lr 1e-3 by default.
-        scheduler: ``optimizer -> LRScheduler``, or None.
+        parameter_groups: Options of :func:`~lightning_cl.parameter_groups` (``layer_decay``, ``multipliers``,
+            ``no_decay``, ``trainable_only``), whose rates and decay are then relative to the optimizer's; None, or
+            empty, for one group with all parameters.
+        scheduler: ``optimizer -> LRScheduler``, or None; if it has an argument ``total_steps`` without a value, it is
+            given the number of its steps in the fit.
         scheduler_interval: ``"epoch"`` or ``"step"``.
         monitor: Metric of ReduceLROnPlateau.
         loss: ``(logits, targets) -> mean loss``; cross entropy by default.
@@ -78,6 +83,7 @@ class FineTuningModule(EvaluationSteps):
         head_options: dict[str, Any] | None = None,
         active_classes: Literal["seen", "task", "all"] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        parameter_groups: dict[str, Any] | None = None,
         scheduler: Callable[..., Any] | None = None,
         scheduler_interval: str = "epoch",
         monitor: str = "val_loss",
@@ -97,6 +103,7 @@ class FineTuningModule(EvaluationSteps):
         self.head_kind, self.reads = head, "task" if head in ("multi", "separate") else "seen"
         self.active_classes = active_classes or self.reads
         self.optimizer_factory, self.scheduler_factory = optimizer or adam, scheduler or None
+        self.parameter_group_options = check_group_options(parameter_groups)
         self.scheduler_interval, self.monitor = scheduler_interval, monitor
         self.loss = loss or nn.functional.cross_entropy
         self.metric_factory, self.metric_name = metric or micro_accuracy, metric_name
@@ -262,8 +269,4 @@ class FineTuningModule(EvaluationSteps):
 
     def configure_optimizers(self) -> Any:
         """Built anew for every fit."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        scheduler = {"scheduler": self.scheduler_factory(optimizer), "interval": self.scheduler_interval}
-        return {"optimizer": optimizer, "lr_scheduler": {**scheduler, "monitor": self.monitor}}
+        return make_optimizers(self)

@@ -45,7 +45,7 @@ def digits() -> Any:
 def test_every_group_is_tested():
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     tested = {"stream", "method", "model", "optimizer", "scheduler", "trainer", "logger", "experiment", "hydra"}
-    assert groups - {"__pycache__"} == tested
+    assert groups - {"__pycache__"} == tested | {"parameter_groups"}
 
 
 @pytest.mark.parametrize("stream", options("stream"))
@@ -100,6 +100,23 @@ def test_optimizer_and_scheduler(optimizer: str, scheduler: str, digits: Any):
         assert type(made["optimizer"]).__name__.lower() == optimizer
         made["optimizer"].step()
         made["lr_scheduler"]["scheduler"].step()
+
+
+@pytest.mark.parametrize("choice", options("parameter_groups"))
+def test_parameter_groups(choice: str, digits: Any):
+    overrides = ["optimizer=adamw", "+optimizer.weight_decay=0.1", "model.backbone.hidden=[8,8]"]
+    module = app.build_module(composed(f"parameter_groups={choice}", *overrides), digits)
+    expected = {"none": [(1.0, 0.1)], "no_decay": [(1.0, 0.1), (1.0, 0.0)]}
+    layers = [(0.75**i, decay) for i in (2, 1, 0) for decay in (0.1, 0.0)]
+    groups = module.configure_optimizers().param_groups
+    found = [(pytest.approx(group["lr"] / 0.001), group["weight_decay"]) for group in groups]
+    assert found == expected.get(choice, layers)
+
+
+def test_warmup_cosine_is_stepped_with_the_optimizer(digits: Any):
+    module = app.build_module(composed("scheduler=warmup_cosine", "scheduler.warmup_fraction=0.5"), digits)
+    assert module.configure_optimizers()["lr_scheduler"]["interval"] == "step"
+    assert module.scheduler_factory.keywords == {"warmup_fraction": 0.5}
 
 
 @pytest.mark.parametrize("trainer", options("trainer"))
