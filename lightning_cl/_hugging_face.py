@@ -29,7 +29,9 @@ def load(from_pretrained: Callable[..., Any], name: str | Path, what: str, hint:
     given = f"{what} {str(name)!r}"
     with _quiet():
         if Path(name).is_dir():
-            return _loaded(from_pretrained, str(name), given, "a folder that save_pretrained has written", hint, options)
+            return _loaded(
+                from_pretrained, str(name), given, "a folder that save_pretrained has written", hint, options
+            )
         if str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1:
             raise InputError(given, "an existing folder, or a name on the hub", hint)
         with contextlib.suppress(Exception):

@@ -50,23 +50,33 @@ def main() -> None:
         truth = [source.class_names[i] for i in source.test.targets.tolist()]
         for name in arguments.models:
             start = time.perf_counter()
-            guessed = tf_idf(found, source) if name == "tf-idf" else network(source, name == "pretrained", seed, arguments)
+            guessed = (
+                tf_idf(found, source) if name == "tf-idf" else network(source, name == "pretrained", seed, arguments)
+            )
             both = (
                 float(f1_score(truth, guessed, average="macro")),
                 float(f1_score(truth, guessed, labels=[positive], average="macro")),
             )
             scores.setdefault(name, []).append(both)
             seconds = time.perf_counter() - start
-            print(f"seed {seed}  {name:<10}  macro F1 {both[0]:.4f}  {positive} F1 {both[1]:.4f}  {seconds:.0f} s", flush=True)
+            print(
+                f"seed {seed}  {name:<10}  macro F1 {both[0]:.4f}  {positive} F1 {both[1]:.4f}  {seconds:.0f} s",
+                flush=True,
+            )
     print(f"\nmean and standard deviation over {arguments.seeds} seeds")
     for name, values in scores.items():
-        cells = [f"{statistics.mean(v):.4f} +- {statistics.stdev(v) if len(v) > 1 else 0:.4f}" for v in zip(*values)]
+        cells = [
+            f"{statistics.mean(v):.4f} +- {statistics.stdev(v) if len(v) > 1 else 0:.4f}"
+            for v in zip(*values, strict=False)
+        ]
         print(f"{name:<10}  macro F1 {cells[0]}  {positive} F1 {cells[1]}")
 
 
 def tf_idf(found, source) -> list[str]:
     """Predictions of logistic regression on the words and pairs of words of the same training texts."""
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=100, max_iter=1000))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=100, max_iter=1000)
+    )
     train, test = source.train.rows.tolist(), source.test.rows.tolist()
     model.fit([found.texts[i] for i in train], [found.labels[i] for i in train])
     return list(model.predict([found.texts[i] for i in test]))
@@ -100,7 +110,9 @@ def network(source, pretrained: bool, seed: int, arguments) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--weights", required=True, help="a folder of config.json, weights and tokenizer, or a hub name")
+    options.add_argument(
+        "--weights", required=True, help="a folder of config.json, weights and tokenizer, or a hub name"
+    )
     options.add_argument("--data", required=True, help="a file of texts and labels, or a folder per class")
     options.add_argument("--text", type=column, default="text", help="name or position of the texts' column")
     options.add_argument("--label", type=column, default="label", help="of the labels' column")

@@ -15,7 +15,7 @@ WORDS = {
     "metal": "iron zinc copper tin lead",
     "river": "rhine nile thames volga seine",
 }
-FILLING = "the a of and on near two old small big".split()
+FILLING = ["the", "a", "of", "and", "on", "near", "two", "old", "small", "big"]
 TINY = {
     "model_type": "bert",
     "hidden_size": 16,
@@ -33,7 +33,9 @@ def rows(n: int = 120, n_classes: int = 4) -> list[tuple[str, str]]:
     found = []
     for i in range(n):
         label = list(WORDS)[i % n_classes]
-        text = draws.choices(WORDS[label].split(), k=draws.randint(1, 3)) + draws.choices(FILLING, k=draws.randint(0, 8))
+        text = draws.choices(WORDS[label].split(), k=draws.randint(1, 3)) + draws.choices(
+            FILLING, k=draws.randint(0, 8)
+        )
         draws.shuffle(text)
         found.append((" ".join(text), label))
     return found

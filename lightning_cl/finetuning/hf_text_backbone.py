@@ -129,7 +129,9 @@ def _from_config(transformers: Any, values: dict[str, Any]) -> Any:
         return transformers.AutoModel.from_config(settings).float()
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
-        raise InputError(f"config {values!r} of {kind!r} ({said})", "a config of which a model can be built", HINT) from error
+        raise InputError(
+            f"config {values!r} of {kind!r} ({said})", "a config of which a model can be built", HINT
+        ) from error
 
 
 def _from_name(transformers: Any, name: str, changes: dict[str, Any], weights: bool) -> Any:

@@ -75,7 +75,9 @@ def domain_plans(source: Classification, n_tasks: int | None) -> list[Plan]:
     assert domains is not None
     if n_tasks not in (None, len(domains.names)):
         raise InputError(
-            f"n_tasks={n_tasks!r} with {len(domains.names)} domains", "a task for each domain", "set stream.n_tasks=null"
+            f"n_tasks={n_tasks!r} with {len(domains.names)} domains",
+            "a task for each domain",
+            "set stream.n_tasks=null",
         )
     every = torch.arange(len(source.class_names))
     return [

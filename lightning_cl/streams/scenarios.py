@@ -14,7 +14,15 @@ from lightning_cl.errors import InputError
 from lightning_cl.streams.assembly import Plan, Serving, assemble
 from lightning_cl.streams.blurred import blurry, gradual
 from lightning_cl.streams.data import TaskTransform
-from lightning_cl.streams.grouping import class_groups, domain_plans, label_map, needed, one_per_task, refuse, split_plans
+from lightning_cl.streams.grouping import (
+    class_groups,
+    domain_plans,
+    label_map,
+    needed,
+    one_per_task,
+    refuse,
+    split_plans,
+)
 from lightning_cl.streams.source import Classification
 from lightning_cl.streams.splitting import stratified_shares, task_sizes
 from lightning_cl.streams.stream import Stream

@@ -165,7 +165,9 @@ def _json_lines(path: Path, argument: str, reading: Reading) -> Iterator[tuple[i
                 record = error
             if not isinstance(record, dict):
                 raise InputError(
-                    f"line {number} of {argument}={str(path)!r}", "a JSON object in each line", '{"text": ..., "label": ...}'
+                    f"line {number} of {argument}={str(path)!r}",
+                    "a JSON object in each line",
+                    '{"text": ..., "label": ...}',
                 )
             yield number, record
 

@@ -108,7 +108,5 @@ def word_pieces(texts: Iterable[str], vocab_size: int = 8000) -> Any:
     )
     made.normalizer, made.pre_tokenizer = normalizer, splitter
     ends = [(SPECIAL[name], pieces.index(SPECIAL[name])) for name in ("cls_token", "sep_token")]
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{ends[0][0]} $A {ends[1][0]}", special_tokens=ends
-    )
+    made.post_processor = processors.TemplateProcessing(single=f"{ends[0][0]} $A {ends[1][0]}", special_tokens=ends)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **SPECIAL)
