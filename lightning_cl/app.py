@@ -173,7 +173,7 @@ def build_module(cfg: DictConfig, stream: Any) -> Any:
 def _check_tokens(stream: Any, module: Any) -> None:
     """See that the model takes texts, and knows their tokens, where the stream is one of texts."""
     backbone, tokenizer = getattr(module, "backbone", None), getattr(stream, "tokenizer", None)
-    if tokenizer is None or not hasattr(backbone, "spec"):
+    if tokenizer is None or backbone is None or not hasattr(backbone, "spec"):
         return
     known = getattr(backbone, "vocab_size", None)
     if known is None:

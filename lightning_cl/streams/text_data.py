@@ -39,7 +39,7 @@ class Tokens:
 
 
 class TextData:
-    """Texts and their labels, served as padded mappings: ``input_ids``, ``attention_mask``, ``labels``, perhaps ``task``.
+    """Texts and their labels, served as padded mappings: ``input_ids``, ``attention_mask``, ``labels``, ``task``.
 
     Tokens are made once, before; a batch is as wide as its longest text. ``Tokens`` can be shared between any number of
     tasks: ``rows`` says which of its texts belong to this one.

@@ -139,7 +139,7 @@ def test_a_folder_and_what_is_wrong_with_it(tmp_path: Path):
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     assert HFTextBackbone((16,), str(tmp_path)).pooling == "cls"
-    with pytest.raises(InputError, match="whose weights lack 16 entries of the model, such as 'encoder.layer.1"):
+    with pytest.raises(InputError, match=r"whose weights lack 16 entries of the model, such as 'encoder.layer.1"):
         HFTextBackbone((16,), str(tmp_path), config={"num_hidden_layers": 2})
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"name_or_path= .*expected a folder that save_pretrained has written. HINT:"):
@@ -175,10 +175,12 @@ def test_a_name_that_cannot_be_downloaded_is_refused_at_once(monkeypatch: pytest
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="nor in the cache; expected a network connection to download it. HINT: model"):
+    with pytest.raises(
+        InputError, match=r"nor in the cache; expected a network connection to download it. HINT: model"
+    ):
         HFTextBackbone((16,), "nobody/no-such-model")
     with pytest.raises(
-        InputError, match="nor in the cache; expected a network .*HINT: stream.dataset.tokenizer=FOLDER"
+        InputError, match=r"nor in the cache; expected a network .*HINT: stream.dataset.tokenizer=FOLDER"
     ):
         TextTokenizer("nobody/no-such-model")
 

@@ -81,7 +81,7 @@ def test_parquet(tmp_path: Path):
 def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "t.parquet").write_bytes(b"")
-    with pytest.raises(InputError, match="without the package pyarrow.*HINT: pip install pyarrow"):
+    with pytest.raises(InputError, match=r"without the package pyarrow.*HINT: pip install pyarrow"):
         text_files(tmp_path / "t.parquet")
 
 
@@ -127,7 +127,7 @@ def test_bad_tables(content: str, options: dict[str, Any], said: str, tmp_path: 
 
 def test_bad_files(tmp_path: Path):
     for path in (None, tmp_path / "none.csv"):
-        with pytest.raises(InputError, match="which is not there.*HINT: set stream.dataset.path=FILE"):
+        with pytest.raises(InputError, match=r"which is not there.*HINT: set stream.dataset.path=FILE"):
             text_files(path)
     for name, content, said in [
         ("t.xls", b"", "expected a file of .csv"),
