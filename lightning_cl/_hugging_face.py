@@ -95,13 +95,15 @@ def _hub_is_there() -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without progress bars over files that are read in a moment."""
+    """Without progress bars over files that are read in a moment, and tables of what is refused in one line."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

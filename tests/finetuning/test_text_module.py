@@ -12,7 +12,22 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import lightning_cl
-from lightning_cl import DER, EWC, FineTuningModule, FreezingSchedule, LwF, Replay
+from lightning_cl import (
+    DER,
+    DGR,
+    EEIL,
+    EWC,
+    LUCIR,
+    BalancedFineTuning,
+    BiC,
+    FineTuningModule,
+    FreezingSchedule,
+    GDumb,
+    ICaRL,
+    LwF,
+    PODNet,
+    Replay,
+)
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning import MLP, HFTextBackbone
 from lightning_cl.finetuning.backbones import backbone_from_spec
@@ -231,6 +246,31 @@ def test_methods_change_what_is_learnt(name: str, naive: dict[str, torch.Tensor]
 @pytest.mark.parametrize("name", ["er", "derpp", "ewc", "lwf"])
 def test_methods_in_half_precision_with_accumulation(name: str):
     learnt(name, trainer=partial(FEW_EPOCHS, precision="bf16-mixed", accumulate_grad_batches=2, gradient_clip_val=1.0))
+
+
+@pytest.mark.parametrize("name", ["icarl", "bic", "gdumb", "eeil", "lucir", "balanced"])
+def test_methods_that_read_features_take_texts(name: str):
+    callbacks: dict[str, Any] = {
+        "icarl": lambda: [ICaRL(20)],
+        "bic": lambda: [BiC(40)],
+        "gdumb": lambda: [GDumb(20, max_epochs=2)],
+        "eeil": lambda: [EEIL(20)],
+        "lucir": lambda: [LUCIR(20)],
+        "balanced": lambda: [Replay(20), BalancedFineTuning(epochs=1)],
+    }
+    options: dict[str, Any] = {"lucir": {"head_layer": "cosine", "head_options": {"imprint": True}}}
+    results = run_sequence(module(**options.get(name, {})), stream(), callbacks[name](), **SMALL)
+    assert results["status"] == "finished"
+    assert all(value >= 0 for value in results["accuracy_matrix"][1])
+
+
+def test_what_cannot_work_on_texts_says_so():
+    with pytest.raises(
+        InputError, match=r"'stage network.encoder' of PODNet, which puts out a .*HINT: name them: callbacks"
+    ):
+        run_sequence(module(head_layer="cosine"), stream(), [PODNet(20)], **SMALL)
+    with pytest.raises(InputError, match=r"a batch with leaves \['attention_mask', 'input_ids', 'labels'\]"):
+        run_sequence(module(), stream(), [DGR()], **SMALL)
 
 
 def test_fisher_is_that_of_a_loop_over_texts():
