@@ -12,7 +12,7 @@ from lightning_cl.errors import InputError
 from lightning_cl.streams.text_data import Tokens
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-HINT = "stream.dataset.tokenizer=FOLDER (that of the model), or auto, which makes one of the training texts"
+HINT = "model.backbone.name_or_path=FOLDER of weights and tokenizer, or model=hf_text_small, which needs neither"
 
 
 class TextTokenizer:

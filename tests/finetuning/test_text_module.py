@@ -195,7 +195,7 @@ def test_a_name_that_cannot_be_downloaded_is_refused_at_once(monkeypatch: pytest
     ):
         HFTextBackbone((16,), "nobody/no-such-model")
     with pytest.raises(
-        InputError, match=r"nor in the cache; expected a network .*HINT: stream.dataset.tokenizer=FOLDER"
+        InputError, match=r"nor in the cache; expected a network .*HINT: model.backbone.name_or_path=FOLDER"
     ):
         TextTokenizer("nobody/no-such-model")
 
