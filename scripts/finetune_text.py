@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--data", required=True, help="a file of texts and labels, or a folder per class")
     options.add_argument("--text", type=column, default="text", help="name or position of the texts' column")
     options.add_argument("--label", type=column, default="label", help="of the labels' column")
-    options.add_argument("--delimiter", type=lambda text: text.replace("\\t", "\t"), help="of columns: , or \\t")
+    options.add_argument("--delimiter", help="of columns, one character or tab")
     options.add_argument("--positive", help="the class whose F1 is printed; by default the rarest")
     options.add_argument("--models", nargs="+", default=["tf-idf", "random", "pretrained"])
     options.add_argument("--seeds", type=int, default=3)

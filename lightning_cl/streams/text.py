@@ -40,7 +40,8 @@ def text_files(
         label_column: Of the labels; their names in alphabetical order (numbers in theirs) are the classes.
         domain_column: Of what each text is about, or where it comes from: ``domain_incremental`` then has a task for
             each, in the order in which they come first.
-        delimiter: Of a table's columns; by default a tab in .tsv, .tab and .txt files, else a comma.
+        delimiter: Of a table's columns, one character or ``"tab"``; by default a tab in .tsv, .tab and .txt files, else
+            a comma.
         quotes: Whether a column may stand in double quotes; by default not with tabs.
         encoding: Of the files.
         test_fraction: The part of ``path`` that is test data, stratified.

@@ -23,7 +23,7 @@ class Reading:
         text: Name of the texts' column, or its position in a file without a line of names.
         label: Of the labels' column.
         domain: Of the domains' column, or None.
-        delimiter: Of columns; by default a tab in .tsv, .tab and .txt files, else a comma.
+        delimiter: Of columns, one character or ``"tab"``; by default a tab in .tsv, .tab and .txt files, else a comma.
         quotes: Whether columns may stand in double quotes; by default not with tabs, where quotes are part of texts.
         encoding: Of the file.
     """
@@ -130,6 +130,9 @@ def _no_column(column: Column, known: Sequence[Any], path: Path, reading: Readin
 
 def _table(path: Path, argument: str, reading: Reading, tabs: bool) -> Iterator[tuple[int, Any]]:
     delimiter = reading.delimiter or ("\t" if tabs else ",")
+    delimiter = "\t" if delimiter in ("tab", "\\t") else delimiter
+    if len(delimiter) != 1:
+        raise InputError(f"delimiter={delimiter!r}", "one character, or 'tab'", "set stream.dataset.delimiter=tab")
     quotes = delimiter != "\t" if reading.quotes is None else reading.quotes
     positions = [isinstance(column, int) for column in reading.columns]
     if any(positions) and not all(positions):

@@ -273,6 +273,13 @@ def test_what_cannot_work_on_texts_says_so():
         run_sequence(module(), stream(), [DGR()], **SMALL)
 
 
+def test_evaluation_within_tasks_and_a_budget():
+    options = {**SMALL, "evaluate_every_n_steps": 3, "budget": 0.9, "updates_per_batch": 2}
+    results = run_sequence(module(), stream("task_incremental"), [], **options)
+    assert results["status"] == "finished"
+    assert [row["step"] for row in results["continual_evaluation"]][:1] == [3]
+
+
 def test_fisher_is_that_of_a_loop_over_texts():
     tasks = stream()
     net = module(class_names=tasks.class_names[:2]).eval()

@@ -87,7 +87,7 @@ def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_table_without_a_line_of_names_and_with_quotes_in_its_texts(tmp_path: Path):
     (tmp_path / "t.csv").write_text('ham\tsay "yes\nspam\t"win" now\nham\tok\nspam\tfree\n')
-    data = text_files(tmp_path / "t.csv", text_column=1, label_column=0, delimiter="\t", test_fraction=0.5)
+    data = text_files(tmp_path / "t.csv", text_column=1, label_column=0, delimiter="tab", test_fraction=0.5)
     texts = decoded(data.train, data.tokenizer) + decoded(data.test, data.tokenizer)
     assert len(texts) == 4
     assert data.class_names == ["ham", "spam"]
@@ -111,6 +111,7 @@ BAD = [
     ("text,label\na,b\n", {"text_column": "sms"}, "text_column='sms' .*expected one of text, label. HINT: set stream"),
     ("a,b\n", {"text_column": 2, "label_column": 0}, "row 1 .* with 2 columns, without column 2"),
     ("a,b\n", {"text_column": 0}, r"columns \[0, 'label'\]; expected names of all, or positions of all"),
+    ("text,label\na,b\n", {"delimiter": ", "}, "delimiter=', '; expected one character, or 'tab'"),
     ("text,label\na,b\n", {"test_fraction": 1.0}, "test_fraction=1.0"),
     ("text,label\na,b\n", {"max_length": 2}, "max_length=2"),
     ("text,label\na,b\n", {"vocab_size": 5}, "vocab_size=5 for 1 characters; expected at least 6"),
