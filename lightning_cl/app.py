@@ -164,9 +164,30 @@ def build_module(cfg: DictConfig, stream: Any) -> Any:
             raise InputError(
                 f"model {error}", "a model that can be built here", "give weights as a local path, or null"
             ) from error
+    _check_tokens(stream, module)
     if extra:  # a module of ours builds its optimizer from the config: better now than in the first fit
         _built("optimizer", dict(cfg.optimizer), module.configure_optimizers)
     return module
+
+
+def _check_tokens(stream: Any, module: Any) -> None:
+    """See that the model takes texts, and knows their tokens, where the stream is one of texts."""
+    backbone, tokenizer = getattr(module, "backbone", None), getattr(stream, "tokenizer", None)
+    if tokenizer is None or backbone is None or not hasattr(backbone, "spec"):
+        return
+    known = getattr(backbone, "vocab_size", None)
+    if known is None:
+        raise InputError(
+            f"model of kind {backbone.spec['name']!r} for texts",
+            "a text encoder",
+            "use model=hf_text model.backbone.name_or_path=FOLDER, or model=hf_text_small",
+        )
+    if tokenizer.vocab_size > known:
+        raise InputError(
+            f"{tokenizer.vocab_size} tokens for a model that knows {known}",
+            "texts in the model's own tokens",
+            "leave stream.dataset.tokenizer out, or give both the same name",
+        )
 
 
 def _bar(choice: Any, show: bool) -> bool:

@@ -8,14 +8,13 @@ from torch import Tensor
 from lightning_cl.callbacks._foreign import inputs_of
 from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.batch_parts import TASK_NAMES
 from lightning_cl.functional.batches import leaves
 from lightning_cl.memory import find_labels
 
-TASK_NAMES = ("task", "task_id", "task_ids")
-
 
 @dataclass
-class BatchParts:
+class GeneratedParts:
     """Inputs, labels and task ids of a batch, and where they are in it."""
 
     x: Tensor
@@ -26,7 +25,7 @@ class BatchParts:
     task_path: str = ""
 
 
-def parts_of(batch: Any) -> BatchParts:
+def parts_of(batch: Any) -> GeneratedParts:
     """The parts of a tuple or of a mapping with obvious names.
 
     Raises:
@@ -51,4 +50,4 @@ def parts_of(batch: Any) -> BatchParts:
             "a VAE generates no token ids or bytes: convert inputs in the data, or take another method",
         )
     task = rest[tasks[0]] if tasks else None
-    return BatchParts(x, y, task, paths[id(x)], paths[id(y)], tasks[0] if tasks else "")  # type: ignore[arg-type]
+    return GeneratedParts(x, y, task, paths[id(x)], paths[id(y)], tasks[0] if tasks else "")  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """What methods ask of a module whose features, head and rule for prediction they use."""
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from lightning_cl import _compat
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.batch_parts import split_batch
 
 
 def require_classifier(module: Any, method: str, rule: str | None = None, *, one_head: bool = False) -> None:
@@ -65,15 +67,18 @@ def no_new_classes(method: str) -> NoReturn:
     )
 
 
-def inputs_of(batch: Any, method: str) -> Tensor:
-    """The first element of a batch.
+def inputs_of(batch: Any, method: str) -> Any:
+    """The inputs of a batch, as the backbone takes them.
 
     Raises:
-        InputError: If a batch is not a tuple or list that starts with a tensor.
+        InputError: If a batch is no mapping, and no tuple or list that starts with a tensor.
     """
-    if not isinstance(batch, tuple | list) or not isinstance(batch[0], Tensor):
-        raise InputError(f"{method} on a batch of type {type(batch).__name__}", "(x, y) or (x, y, task)", "collate so")
-    return batch[0]
+    pair = isinstance(batch, tuple | list) and len(batch) > 0 and isinstance(batch[0], Tensor)
+    if not pair and not isinstance(batch, Mapping):
+        raise InputError(
+            f"{method} on a batch of type {type(batch).__name__}", "(x, y), (x, y, task) or a mapping", "collate so"
+        )
+    return split_batch(batch).inputs
 
 
 @torch.no_grad()
@@ -94,5 +99,6 @@ def features_and_logits(trainer: Any, module: Any, batch: Any, method: str, *, s
             batch = _compat.unpatched(after)(batch, 0)
     x = inputs_of(batch, method)
     with _compat.evaluating(module):
-        features = module.backbone(x.to(like.dtype) if x.is_floating_point() else x)
+        floating = isinstance(x, Tensor) and x.is_floating_point()
+        features = module.backbone(x.to(like.dtype) if floating else x)
         return features.float(), module.head(features).float()

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_cl import _compat
 from lightning_cl.callbacks._flops import CountedLoader
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.batch_parts import split_batch
 from lightning_cl.streams.loader import TaskLoader
 
 
@@ -49,9 +50,9 @@ class ContinualEvaluation(Callback):
         precision = trainer.precision_plugin
         with CountedLoader(TaskLoader(task.test, self.state.settings.eval_batch_size)) as loader:
             for batch in loader:
-                x, y, *rest = (part.to(module.device) for part in batch)
+                x, y, own = split_batch(_compat.move_batch(None, module, batch))
                 with precision.forward_context():
-                    correct += int((module(precision.convert_input(x), *rest).argmax(1) == y).sum())
+                    correct += int((module(precision.convert_input(x), own).argmax(1) == y).sum())
         self.flops += loader.flops
         return correct / len(task.test)
 

@@ -15,7 +15,7 @@ from lightning_cl.callbacks._memory_filling import MemoryFilling
 from lightning_cl.callbacks._patch import InstancePatch
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
-from lightning_cl.functional.batches import concatenate, leaves, rebuild
+from lightning_cl.functional.batches import clone_batch, concatenate, leaves, rebuild
 from lightning_cl.memory import find_labels
 
 HOOK = "on_after_batch_transfer"
@@ -204,8 +204,7 @@ class MemoryMethod(MemoryFilling):
         trainer = self._trainer
         if self.fill == "step" and trainer is not None and trainer.current_epoch == 0:
             # a copy: other callbacks may rewrite the batch in place before the step is over
-            copies = {path: leaf.clone() if isinstance(leaf, Tensor) else [*leaf] for path, leaf in found.items()}
-            self._pending.append(rebuild(batch, copies))
+            self._pending.append(clone_batch(batch))
         if len(self.memory) == 0 or self.holds_memory(trainer):
             return []
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)

@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
-
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.errors import InputError
 from lightning_cl.memory import Memory, find_labels
+from lightning_cl.streams.data import Data
+from lightning_cl.streams.stored_data import stored_data
 from lightning_cl.streams.stream import merge_tasks
 from lightning_cl.streams.task import Task
-from lightning_cl.streams.tensor_data import TensorData
 
 
 class OwnData(MethodCallback):
@@ -77,14 +76,10 @@ class OwnData(MethodCallback):
         for batch in loader:
             self.memory.add(batch, find_labels(batch))
 
-    def _stored(self) -> TensorData:
+    def _stored(self) -> Data:
         """The memory as data; its samples are as they were served, and are not augmented again."""
         assert self.memory is not None
-        leaves = self.memory.at(slice(0, len(self.memory)))
-        x, y, *rest = (leaves[str(i)] for i in range(len(leaves)))
-        if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
-            raise InputError("samples that are not tensors", "tensors (x, y)", f"{type(self).__name__} needs them")
-        return TensorData(x, y, task_id=rest[0] if rest else None)  # type: ignore[arg-type]
+        return stored_data(self.memory.at(slice(0, len(self.memory))))
 
     def _merged(self, task: Task, seen: Sequence[Task], train: Any = None) -> Task:
         """All classes and validation data so far, with these training data; with all of them by default."""

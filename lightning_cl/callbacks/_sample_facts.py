@@ -12,6 +12,7 @@ from lightning_cl.callbacks._foreign import inputs_of, logits_of, why_no_logits
 from lightning_cl.callbacks._hub import loss_of
 from lightning_cl.callbacks._snapshot import kept_state
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.batch_parts import split_batch
 from lightning_cl.functional.batches import batch_size, select
 
 
@@ -63,7 +64,9 @@ class SampleFacts:
     def _features(self, module: Any, batch: Any) -> Tensor:
         if self.features_fn is not None:
             return self.features_fn(module, batch)
-        x, backbone = inputs_of(batch), getattr(module, "backbone", None)
+        backbone = getattr(module, "backbone", None)
+        # a module of ours takes more kinds of batches
+        x = split_batch(batch).inputs if hasattr(module, "importance_logits") else inputs_of(batch)
         if isinstance(backbone, nn.Module) and x is not None:
             features = backbone(x)
             if isinstance(features, Tensor):

@@ -40,7 +40,7 @@ class ShareDistillation:
         return with_loss(output, share * distilled + (1 - share) * loss)
 
 
-def teacher_logits(teacher: Teacher, module: Any, x: Tensor) -> Tensor:
+def teacher_logits(teacher: Teacher, module: Any, x: Any) -> Tensor:
     """The teacher's logits, corrected if it predicts by a bias correction."""
     with teacher.in_place_of(module):
         logits = module.head(module.backbone(x))

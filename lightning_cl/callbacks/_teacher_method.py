@@ -1,6 +1,6 @@
 """What methods share that mix a memory in, and compare the model with what it was before the task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from lightning_cl.callbacks._hub import loss_of, with_loss
 from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.batch_parts import split_batch
 
 
 class TeacherMethod(MemoryMethod):
@@ -82,7 +83,7 @@ class TeacherMethod(MemoryMethod):
 
         Args:
             module: The module.
-            batch: ``(x, y)`` or ``(x, y, task)``, memory samples included.
+            batch: ``(x, y)``, ``(x, y, task)`` or a mapping, memory samples included.
             loss: The training step's own.
             now: Outputs of the watched submodules in this step, with their graph.
             old: Those of the teacher; empty if it is not read.
@@ -142,7 +143,7 @@ class TeacherMethod(MemoryMethod):
     def _listener(self) -> Any:
         return self._listen
 
-    def _listen(self, call: Any, batch: Sequence[Tensor], batch_idx: int, output: Any) -> Any:
+    def _listen(self, call: Any, batch: Any, batch_idx: int, output: Any) -> Any:
         now, loss = self._captured.stop(), loss_of(output)
         if loss is None:
             return output
@@ -153,12 +154,12 @@ class TeacherMethod(MemoryMethod):
                 "submodules that are called once in every step",
                 "compile the module before fit, and give stages that forward() calls",
             )
-        old = self._teachers_outputs(self.teacher, batch[0]) if self._reads_teacher() else {}
+        old = self._teachers_outputs(self.teacher, batch) if self._reads_teacher() else {}
         total = self._loss(self._module, batch, loss, now, old)
         return output if total is loss else with_loss(output, total)
 
-    def _teachers_outputs(self, teacher: Teacher, x: Tensor) -> dict[str, Tensor]:
-        module = self._module
+    def _teachers_outputs(self, teacher: Teacher, batch: Any) -> dict[str, Tensor]:
+        module, x = self._module, split_batch(batch).inputs
         with teacher.in_place_of(parts(module)):
             self._captured.start()
             module.head(module.backbone(x))

@@ -229,7 +229,8 @@ class BiC(MixedMemory):
             return
         rows, outputs = torch.tensor([*self.classes, *self.new]), []
         for slots in torch.arange(len(self.validation)).split(256):
-            batch = self.validation.at(slots)["0"], self.validation.labels[slots]  # type: ignore[index]
+            found = self.validation.at(slots)
+            batch = (found["0"], self.validation.labels[slots]) if "0" in found else found  # type: ignore[index]
             outputs.append(features_and_logits(trainer, pl_module, batch, type(self).__name__, stored=True)[1].cpu())
         labels = self.validation.labels
         assert labels is not None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_cl.callbacks._batch_parts import BatchParts, parts_of
+from lightning_cl.callbacks._batch_parts import GeneratedParts, parts_of
 from lightning_cl.callbacks._generator import ReplayGenerator
 from lightning_cl.callbacks._hub import TrainingStepHub, loss_of, with_loss
 from lightning_cl.callbacks._loss_weights import loss_weights, two_weights
@@ -180,13 +180,13 @@ class DGR(MethodCallback):
                 "resize or pad them",
             )
 
-    def _generated(self, parts: BatchParts) -> Tensor:
+    def _generated(self, parts: GeneratedParts) -> Tensor:
         n = self.batch_size or len(parts.x)
         rank, world = (self._trainer.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
         self.replayed += n
         return self.generator.sample(n, parts.x.device, rank, world)
 
-    def _labelled(self, batch: Any, parts: BatchParts, inputs: Tensor) -> Any:
+    def _labelled(self, batch: Any, parts: GeneratedParts, inputs: Tensor) -> Any:
         """The inputs in the structure of the batch, with the labels of the previous model: once for each past task."""
         tasks = self.past_task_ids if parts.task is not None else []
         x = inputs.to(parts.x.dtype)

@@ -96,6 +96,6 @@ class EEIL(TeacherMethod):
         groups = list(dict.fromkeys(before))
         distilled = cross_distillation_loss(now["logits"], old["logits"], groups, self.temperature)
         if self._trained and current not in groups:
-            trained = self._teachers_outputs(self._trained, batch[0])["logits"]
+            trained = self._teachers_outputs(self._trained, batch)["logits"]
             distilled = distilled + cross_distillation_loss(now["logits"], trained, [current], self.temperature)
         return loss + self.lambda_ * distilled

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_cl.callbacks._teacher_method import TeacherMethod, rows, weight
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.batch_parts import split_batch
 from lightning_cl.functional.lucir import less_forget_loss, margin_ranking_loss
 
 
@@ -110,7 +111,7 @@ class LUCIR(TeacherMethod):
         if old:
             loss = loss + self.lambda_ * less_forget_loss(now["features"], old["features"])
         if self.margin_weight and self.old_classes:
-            y = batch[1]
+            y = split_batch(batch).y
             similarities = module.head.similarities(now["features"])
             of_old, of_new = rows(self.old_classes, y), rows(self.new_classes, y)
             ranking = margin_ranking_loss(similarities, y, of_old, of_new, self.margin, self.n_negatives)

@@ -133,8 +133,15 @@ class PODNet(TeacherMethod):
 
     def _loss(self, module: Any, batch: Any, loss: Tensor, now: dict[str, Tensor], old: dict[str, Tensor]) -> Tensor:
         features = now["features"]
+        stages = [name for name in now if name != "features"]
+        shapeless = [name for name in stages if not isinstance(now[name], Tensor)]
+        if shapeless:
+            raise InputError(
+                f"{shapeless[0]!r} of PODNet, which puts out a {type(now[shapeless[0]]).__name__}",
+                "submodules of the backbone that put out tensors",
+                "name them: callbacks.podnet.stages=[...], or set callbacks.podnet.lambda_c=0",
+            )
         if old and self.lambda_c:
-            stages = [name for name in now if name != "features"]
             distances = sum(pooled_distance(now[name], old[name]) for name in stages)
             loss = loss + self.scale * self.lambda_c / len(stages) * distances
         if old and self.lambda_f:

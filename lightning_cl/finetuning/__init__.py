@@ -4,6 +4,7 @@ from lightning_cl._lazy import lazy
 
 _WHERE = {
     "FineTuningModule": "module",
+    "HFTextBackbone": "hf_text_backbone",
     "MLP": "mlp",
     "MLPHead": "mlp_head",
     "load_weights": "loading",

@@ -1,12 +1,13 @@
 """How a module that classifies is validated and tested."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_cl.finetuning._active_classes import ActiveClasses
+from lightning_cl.finetuning.batch_parts import split_batch
 
 
 class EvaluationSteps(LightningModule):
@@ -28,17 +29,17 @@ class EvaluationSteps(LightningModule):
     def _forget_metrics(self) -> None:
         self.eval_metrics, self.given_task_metrics = nn.ModuleList(), nn.ModuleList()
 
-    def _evaluate(self, batch: Sequence[Tensor], prefix: str, dataloader_idx: int) -> None:
-        x, y, *rest = batch
-        scores = self(x, *rest)
+    def _evaluate(self, batch: Any, prefix: str, dataloader_idx: int) -> None:
+        x, y, task = split_batch(batch)
+        scores = self(x, task)
         self._score(f"{prefix}_{self.metric_name}", "eval_metrics", scores, y, dataloader_idx)
         if prefix == "test" and self.test_given_task:
-            own = self._active.mask(scores, "task", y=y, task=rest[0] if rest else None)
+            own = self._active.mask(scores, "task", y=y, task=task)
             self._score(f"test_{self.metric_name}_given_task", "given_task_metrics", own, y, dataloader_idx)
         if prefix == "val":
             logits = scores
             if self.rule is not None:  # its scores need not be logits
-                logits = self._active.mask(self.head(self.backbone(x)), self.reads, task=rest[0] if rest else None)
+                logits = self._active.mask(self.head(self.backbone(x)), self.reads, task=task)
             self.log("val_loss", self.loss(logits, y), batch_size=len(y), add_dataloader_idx=False, sync_dist=True)
 
     def _score(self, name: str, store: str, logits: Tensor, y: Tensor, dataloader_idx: int) -> None:
@@ -59,16 +60,16 @@ class EvaluationSteps(LightningModule):
         """New metrics, of the number of classes known now."""
         self._forget_metrics()
 
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``val_<metric>`` and ``val_loss``."""
         self._evaluate(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``test_<metric>``, one value for each dataloader."""
         self._evaluate(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> list[str]:
-        """Class names, one for each sample of ``x``, ``(x, ...)`` or, for a multi-head, ``(x, y, task)``."""
-        x, *rest = batch if isinstance(batch, list | tuple) else (batch,)
-        chosen = self(x, rest[1] if len(rest) > 1 else None).argmax(1)
+        """Class names, one for each sample of ``x``, a mapping, ``(x, ...)`` or, for a multi-head, ``(x, y, task)``."""
+        x, _, task = split_batch(batch)
+        chosen = self(x, task).argmax(1)
         return [self.head.class_names[i] for i in chosen.tolist()]

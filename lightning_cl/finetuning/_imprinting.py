@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_cl import _compat
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.batch_parts import chosen_inputs, split_batch
 
 
 def features_of(module: Any, rows: list[int]) -> dict[int, Tensor]:
@@ -24,11 +25,12 @@ def features_of(module: Any, rows: list[int]) -> dict[int, Tensor]:
         )
     found: dict[int, list[Tensor]] = {row: [] for row in rows}
     with _compat.evaluating(module), torch.no_grad():
-        for x, y, *_ in loader_of():
+        for batch in loader_of():
+            x, y, _ = split_batch(_compat.move_batch(None, module, batch))
             y = y.cpu()
             chosen = torch.isin(y, torch.tensor(rows))
             if chosen.any():
-                features = module.backbone(x[chosen.to(x.device)].to(module.device)).cpu()
+                features = module.backbone(chosen_inputs(x, chosen)).cpu()
                 for row in y[chosen].unique().tolist():
                     found[row].append(features[y[chosen] == row])
     return {row: torch.cat(parts) for row, parts in found.items() if parts}

@@ -13,6 +13,7 @@ BACKBONES = {
     "torchvision": ("torchvision_backbone", "TorchvisionBackbone"),
     "timm": ("timm_backbone", "TimmBackbone"),
     "hf_image": ("hf_backbone", "HFImageBackbone"),
+    "hf_text": ("hf_text_backbone", "HFTextBackbone"),
 }
 
 

@@ -1,6 +1,6 @@
 """The LightningModule that is fine-tuned on one task after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,17 +14,21 @@ from lightning_cl.finetuning._imprinting import features_of
 from lightning_cl.finetuning._optimizers import check_group_options, make_optimizers
 from lightning_cl.finetuning._parts import adam, feature_dim, head_class, make_backbone, micro_accuracy
 from lightning_cl.finetuning.adapter_files import adopt
+from lightning_cl.finetuning.batch_parts import split_batch
 from lightning_cl.finetuning.rules import make_rule
 
 
 class FineTuningModule(EvaluationSteps):
     """A backbone and a classifier head that learns the classes of each task it is fitted on.
 
-    Batches are ``(x, y)`` or ``(x, y, task)``. In ``setup("fit")`` the module reads ``seen_tasks`` (or ``task``) from
-    the DataModule and adds the classes that are new, before optimizers are built and before a checkpoint is restored.
-    Row i of the head is class ``class_names[i]``, and label i of the data has to be that class. Checkpoints hold
-    plain values only, so ``FineTuningModule.load_from_checkpoint(path)`` rebuilds a grown model from the file alone
-    when the backbone is one of ours; another one is given again: ``load_from_checkpoint(path, backbone=...)``.
+    Batches are ``(x, y)``, ``(x, y, task)``, or mappings as of Hugging Face (``input_ids``, ``attention_mask``, ...,
+    ``labels``, perhaps ``task``), whose inputs go to the backbone as a mapping; see
+    :func:`~lightning_cl.finetuning.batch_parts.split_batch`. In ``setup("fit")`` the module reads ``seen_tasks`` (or
+    ``task``) from the DataModule and adds the classes that are new, before optimizers are built and before a
+    checkpoint is restored. Row i of the head is class ``class_names[i]``, and label i of the data has to be that class.
+    Checkpoints hold plain values only, so ``FineTuningModule.load_from_checkpoint(path)`` rebuilds a grown model from
+    the file alone when the backbone is one of ours; another one is given again:
+    ``load_from_checkpoint(path, backbone=...)``.
 
     Evaluation and prediction go by the largest logit, or by the rule that a method has set by :meth:`set_rule`
     (nearest mean, bias correction). A rule is part of the module: its state is in the ``state_dict``, its name in the
@@ -225,8 +229,14 @@ class FineTuningModule(EvaluationSteps):
         adopt(self, saved.get("adapters"))
         check_base(self, checkpoint.get(BASE_KEY))
 
-    def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
-        """Logits (N, C) of inputs (N, ...), or the rule's scores; classes that evaluation does not read are masked."""
+    def forward(self, x: Any, task: Tensor | None = None) -> Tensor:
+        """Logits (N, C) of inputs (N, ...), or the rule's scores; classes that evaluation does not read are masked.
+
+        A mapping may hold labels and task ids too, as a batch does.
+        """
+        if isinstance(x, Mapping):
+            x, _, own = split_batch(x)
+            task = own if task is None else task
         features = self.backbone(x)
         return self._active.mask(self._scores(self.head(features), features), self.reads, task=task)
 
@@ -236,9 +246,10 @@ class FineTuningModule(EvaluationSteps):
             return logits
         return self.rule(logits, features)
 
-    def all_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def all_logits(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits of every row, none masked, and their targets: what distillation and logit replay read."""
-        return self.head(self.backbone(batch[0])), batch[1]
+        x, y, _ = split_batch(batch)
+        return self.head(self.backbone(x)), y
 
     @property
     def logit_groups(self) -> list[list[int]]:
@@ -247,17 +258,17 @@ class FineTuningModule(EvaluationSteps):
             return [list(task) for task in self.tasks]
         return [list(range(len(self.class_names))) if self.active_classes == "all" else self.seen_classes]
 
-    def importance_logits(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def importance_logits(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits of the training loss and their targets: what the Fisher information is taken of."""
         logits, y = self.all_logits(batch)
         return self.training_logits(logits, batch), y
 
-    def training_logits(self, logits: Tensor, batch: Sequence[Tensor]) -> Tensor:
+    def training_logits(self, logits: Tensor, batch: Any) -> Tensor:
         """Logits (N, C) of a batch as the training loss reads them: those of inactive classes are masked."""
-        _, y, *rest = batch
-        return self._active.mask(logits, self.active_classes, y=y, task=rest[0] if rest else None)
+        _, y, task = split_batch(batch)
+        return self._active.mask(logits, self.active_classes, y=y, task=task)
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of the batch over the active classes."""
         logits, y = self.importance_logits(batch)
         loss = self.loss(logits, y)

@@ -89,6 +89,12 @@ def rebuild(template: Any, leaves: Mapping[str, Leaf]) -> Any:
     return _map(template, "", lambda path, _: leaves[path])
 
 
+def clone_batch(batch: Any) -> Any:
+    """A copy of the batch that does not share its leaves."""
+    copies = {path: leaf.clone() if isinstance(leaf, Tensor) else [*leaf] for path, leaf in leaves(batch).items()}
+    return rebuild(batch, copies)
+
+
 def concatenate(a: Any, b: Any) -> Any:
     """``a``'s samples followed by ``b``'s, in the structure of ``a``, on its device, in its floating dtype.
 

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_cl import _compat
 from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.errors import InputError
+from lightning_cl.functional.batches import batch_size
 from lightning_cl.functional.compute import budget_until, samples_of_fit
 from lightning_cl.functional.seeding import derive_seed
 from lightning_cl.sequence.state import SequenceState
@@ -128,7 +129,7 @@ def _per_sample(state: SequenceState, data: Data) -> float:
         with _compat.muted_logging(module), FlopCounterMode(display=False) as counter:
             output = _compat.training_step_of(module)(_compat.move_batch(None, module, batch), 0)
             (output["loss"] if isinstance(output, dict) else output).backward()
-    return counter.get_total_flops() / len(batch[0])
+    return counter.get_total_flops() / batch_size(batch)
 
 
 def _why(state: SequenceState) -> str:

@@ -20,6 +20,7 @@ from lightning_cl.sequence.settings import Settings
 from lightning_cl.sequence.stages import evaluate, stages_of
 from lightning_cl.sequence.state import SequenceState
 from lightning_cl.sequence.store import find_boundary, load_boundary, save_boundary
+from lightning_cl.sequence.tokenizer_files import save_tokenizer
 from lightning_cl.streams.task import Task
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,9 @@ def open_run(state: SequenceState) -> bool:
 def _look(state: SequenceState) -> dict[str, Any] | None:
     if state.settings.run_dir is not None:
         state.lock = RunLock(state.settings.run_dir)
-    return find_boundary(state)
+    saved = find_boundary(state)
+    save_tokenizer(state.settings.run_dir, state.stream)
+    return saved
 
 
 def learn_task(state: SequenceState, task: Task) -> SequenceState:

@@ -20,6 +20,9 @@ from lightning_cl.streams.source import Classification
 from lightning_cl.streams.stream import Stream, merge_tasks
 from lightning_cl.streams.task import Task
 from lightning_cl.streams.tensor_data import TensorData
+from lightning_cl.streams.text import text_files, text_lists
+from lightning_cl.streams.text_data import TextData
+from lightning_cl.streams.tokenizer import TextTokenizer
 from lightning_cl.streams.transforms import corruption, permutation, rotation
 
 __all__ = [
@@ -33,6 +36,8 @@ __all__ = [
     "TaskDataModule",
     "TaskLoader",
     "TensorData",
+    "TextData",
+    "TextTokenizer",
     "blurry",
     "build_stream",
     "cifar10",
@@ -52,6 +57,8 @@ __all__ = [
     "permutation",
     "rotation",
     "task_incremental",
+    "text_files",
+    "text_lists",
 ]
 
 

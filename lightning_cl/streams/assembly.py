@@ -108,7 +108,7 @@ def assemble(
                 in_order=plan.in_order,
             )
         )
-    return Stream(serving.name, scenario, tasks, class_names, has_boundaries=has_boundaries)
+    return Stream(serving.name, scenario, tasks, class_names, has_boundaries=has_boundaries, tokenizer=source.tokenizer)
 
 
 def _select(targets: Tensor, label_map: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:

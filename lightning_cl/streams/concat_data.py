@@ -1,10 +1,13 @@
 """Several data sets as one."""
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_cl.functional.batches import concatenate, select
 from lightning_cl.streams.data import Data
 from lightning_cl.streams.tensor_data import TensorData
 
@@ -13,7 +16,7 @@ class ConcatData:
     """Data sets one after the other; each keeps its own transforms and the randomness of its own indices.
 
     Args:
-        parts: What to concatenate; their inputs have one shape.
+        parts: What to concatenate; their inputs have one shape, or are texts.
     """
 
     def __init__(self, parts: Sequence[Data]) -> None:
@@ -26,7 +29,7 @@ class ConcatData:
         """Number of samples."""
         return len(self.targets)
 
-    def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> tuple[Tensor, ...]:
+    def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> Any:
         """The samples at ``indices``, in that order; see ``Data.batch``."""
         owner = torch.searchsorted(self._ends, indices, right=True)
         served, places = [], []
@@ -35,8 +38,8 @@ class ConcatData:
             start = int(self._ends[number]) - len(self.parts[number])
             served.append(self.parts[number].batch(indices[place] - start, epoch=epoch, augment=augment))
             places.append(place)
-        back = torch.cat(places).argsort()
-        return tuple(torch.cat(leaves).index_select(0, back) for leaves in zip(*served, strict=True))
+        # texts of unequal length are padded
+        return select(reduce(concatenate, served), torch.cat(places).argsort())
 
 
 def concatenate_data(parts: Sequence[Data]) -> Data:

@@ -1,7 +1,7 @@
 """What a task's data can do: serve any set of samples, reproducibly."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -31,6 +31,9 @@ class Data(Protocol):
         """Number of samples."""
         ...
 
-    def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> tuple[Tensor, ...]:
-        """The samples at ``indices`` (long): ``(x, y)``, or ``(x, y, task)`` in the task_incremental scenario."""
+    def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> Any:
+        """The samples at ``indices`` (long): ``(x, y)``, or ``(x, y, task)`` in the task_incremental scenario.
+
+        Text is a mapping: ``input_ids``, ``attention_mask``, ``labels``, and perhaps ``task``.
+        """
         ...

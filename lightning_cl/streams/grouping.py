@@ -69,6 +69,29 @@ def split_plans(
     return plans, names
 
 
+def domain_plans(source: Classification, n_tasks: int | None) -> list[Plan]:
+    """Plans in which each of the data set's domains is a task with all classes."""
+    domains = source.domains
+    assert domains is not None
+    if n_tasks not in (None, len(domains.names)):
+        raise InputError(
+            f"n_tasks={n_tasks!r} with {len(domains.names)} domains",
+            "a task for each domain",
+            "set stream.n_tasks=null",
+        )
+    every = torch.arange(len(source.class_names))
+    return [
+        Plan(
+            source.class_names,
+            every,
+            name,
+            train=(domains.train == place).nonzero().squeeze(1),
+            test=(domains.test == place).nonzero().squeeze(1),
+        )
+        for place, name in enumerate(domains.names)
+    ]
+
+
 def label_map(source: Classification, group: list[int], first: int) -> Tensor:
     """Stream class index of each class: ``first``, ``first`` + 1, ... for the group in its order, -1 for the others."""
     labels = torch.full((len(source.class_names),), -1)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_cl.errors import InputError
+from lightning_cl.functional.batches import clone_batch
 from lightning_cl.functional.sampling import draw_class_balanced
 from lightning_cl.functional.seeding import generator
 from lightning_cl.streams.data import Data
@@ -137,7 +138,7 @@ class TaskLoader:
         n = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
         return n * self.updates_per_batch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[Any]:
         """One epoch, or what is left of it. Nothing is computed before the first ``next``: Lightning sets the epoch
         after it has asked for the iterator."""
         start = self._batches if self._resume and self._batches < len(self) else 0
@@ -148,7 +149,7 @@ class TaskLoader:
             for left in reversed(range(times - self._batches % times)):
                 self._batches += 1
                 # a copy, because a batch may be changed in place while it is trained on
-                yield tuple(leaf.clone() for leaf in batch) if left else batch
+                yield clone_batch(batch) if left else batch
 
     def _order(self) -> Tensor:
         """Sample indices of this epoch, of this process."""
@@ -171,7 +172,7 @@ class TaskLoader:
             order = order.repeat(-(-world // n) + 1)[: -(-n // world) * world][rank::world]
         return order
 
-    def _serve(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    def _serve(self, batches: tuple[Tensor, ...]) -> Iterator[Any]:
         if self.dataset.cheap or self.num_workers == 0:
             for indices in batches:
                 yield self.dataset.batch(indices, epoch=self._epoch, augment=self.augment)
@@ -194,7 +195,7 @@ class _Batches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int) -> Any:
         return self.data.batch(self.batches[index], epoch=self.epoch, augment=self.augment)
 
 

@@ -14,7 +14,15 @@ from lightning_cl.errors import InputError
 from lightning_cl.streams.assembly import Plan, Serving, assemble
 from lightning_cl.streams.blurred import blurry, gradual
 from lightning_cl.streams.data import TaskTransform
-from lightning_cl.streams.grouping import class_groups, label_map, needed, one_per_task, refuse, split_plans
+from lightning_cl.streams.grouping import (
+    class_groups,
+    domain_plans,
+    label_map,
+    needed,
+    one_per_task,
+    refuse,
+    split_plans,
+)
 from lightning_cl.streams.source import Classification
 from lightning_cl.streams.splitting import stratified_shares, task_sizes
 from lightning_cl.streams.stream import Stream
@@ -92,9 +100,14 @@ def domain_incremental(
     """The same labels in every task, other inputs; no task ids.
 
     With transforms every task has all samples and classes under its own transform (permuted, rotated, corrupted).
-    Without, the classes are split and relabelled by their position in the task (``"class 0"``, ``"class 1"``, ...), as
-    in the domain version of Split MNIST. Arguments as in `class_incremental`.
+    Of a data set whose samples have domains, every task has the samples of one, and all classes. Otherwise the classes
+    are split and relabelled by their position in the task (``"class 0"``, ``"class 1"``, ...), as in the domain version
+    of Split MNIST. Arguments as in `class_incremental`.
     """
+    if transform is None and source.domains is not None:
+        refuse("domain_incremental with domains", base_fraction=base_fraction, classes_per_task=classes_per_task)
+        plans = domain_plans(source, n_tasks)
+        return assemble(source, "domain_incremental", plans, source.class_names, Serving(**serving))
     if transform is not None:
         refuse("domain_incremental with transforms", base_fraction=base_fraction, classes_per_task=classes_per_task)
         every = torch.arange(len(source.class_names))
@@ -164,7 +177,14 @@ def online(
     stream = builder_of(over, "online_over", [name for name in BUILDERS if name != "online"])(
         source, n_tasks, **arguments
     )
-    return Stream(stream.name, "online", stream.tasks, stream.class_names, has_boundaries=stream.has_boundaries)
+    return Stream(
+        stream.name,
+        "online",
+        stream.tasks,
+        stream.class_names,
+        has_boundaries=stream.has_boundaries,
+        tokenizer=stream.tokenizer,
+    )
 
 
 BUILDERS = {

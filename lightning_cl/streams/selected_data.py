@@ -1,5 +1,7 @@
 """Some samples of a data set."""
 
+from typing import Any
+
 from torch import Tensor
 
 from lightning_cl.streams.data import Data
@@ -21,6 +23,6 @@ class SelectedData:
         """Number of samples."""
         return len(self.indices)
 
-    def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> tuple[Tensor, ...]:
+    def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> Any:
         """The samples at ``indices``; see ``Data.batch``."""
         return self.data.batch(self.indices[indices], epoch=epoch, augment=augment)

@@ -1,6 +1,7 @@
 """A classification data set before it becomes a stream."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,21 @@ class SourceData(Data, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Domains:
+    """Which domain each sample is of.
+
+    Args:
+        names: Names of the domains, in the order of their tasks.
+        train: Domain of each training sample (N,) long.
+        test: Of each test sample.
+    """
+
+    names: Sequence[str]
+    train: Tensor
+    test: Tensor
+
+
 class Classification:
     """A data set with a training and a test part; every stream is built from one.
 
@@ -29,12 +45,23 @@ class Classification:
         train: Training data, labels 0 .. C-1.
         test: Test data, same labels.
         class_names: Names of the C classes; by default ``"0"`` .. of the largest training label.
+        domains: Which domain each sample is of, where that is known: ``domain_incremental`` has a task for each.
+        tokenizer: What made the inputs of texts; runs save it, see :class:`~lightning_cl.streams.TextTokenizer`.
 
     Raises:
         InputError: If a label is not an integer from 0 to C-1; the message names its value and index.
     """
 
-    def __init__(self, train: SourceData, test: SourceData, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        train: SourceData,
+        test: SourceData,
+        class_names: Sequence[str] | None = None,
+        *,
+        domains: Domains | None = None,
+        tokenizer: Any = None,
+    ) -> None:
+        self.domains, self.tokenizer = domains, tokenizer
         if class_names is None:
             class_names = numbered(check_labels(train.targets, None, "training"))
         self.train, self.test, self.class_names = train, test, [str(name) for name in class_names]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 
@@ -24,6 +24,7 @@ class Stream(Sequence[Task]):
         has_boundaries: Whether a method may know where a task ends. Without boundaries a task is only a stretch of the
             stream behind which results are written: methods that need to know are refused, and an optimizer keeps its
             state.
+        tokenizer: What made the inputs of texts; a run saves it in its folder.
 
     Raises:
         InputError: If there is no task, or a task has no training or test samples.
@@ -37,8 +38,10 @@ class Stream(Sequence[Task]):
         class_names: Sequence[str],
         *,
         has_boundaries: bool = True,
+        tokenizer: Any = None,
     ) -> None:
         self.name, self.scenario, self.has_boundaries = name, scenario, has_boundaries
+        self.tokenizer = tokenizer
         self.tasks, self.class_names = list(tasks), list(class_names)
         if not self.tasks:
             raise InputError(f"stream {name!r} without tasks", "at least one task", "set stream.n_tasks=2")
@@ -66,13 +69,15 @@ class Stream(Sequence[Task]):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as served, from the first sample."""
+        """Shape of one input as served, from the first sample; of texts, (the most tokens of one,)."""
         if self._input_shape is None:
-            self._input_shape = tuple(self.tasks[0].train.batch(torch.tensor([0]))[0].shape[1:])
+            data = self.tasks[0].train
+            shape = getattr(data, "input_shape", None)
+            self._input_shape = tuple(data.batch(torch.tensor([0]))[0].shape[1:] if shape is None else shape)
         return self._input_shape
 
     def fingerprint(self, task_id: int) -> str:
-        """A hash of a task's classes, sizes and labels: the same for the same task, in any process.
+        """A hash of a task's classes, sizes and labels (and the tokens of texts): the same in any process.
 
         A resumed run compares it, so that appending tasks is allowed and changing a learnt one is noticed.
         """
@@ -83,6 +88,7 @@ class Stream(Sequence[Task]):
         for part in parts:
             if part is not None:
                 digest.update(part.targets.contiguous().numpy().tobytes())
+                digest.update(getattr(part, "digest", bytes)())
         return digest.hexdigest()
 
 

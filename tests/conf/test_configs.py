@@ -13,9 +13,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_cl import app
 from lightning_cl._conf import DEFAULT_METHOD, conf_dir, method_name, register_resolvers
+from lightning_cl.finetuning.batch_parts import split_batch
+from tests.text_examples import stream as text_stream
 
 HAS_DATA = "LIGHTNING_CL_DATA" in os.environ
-NEEDS_FILES = {"image_folder", "custom", *(p.stem for p in conf_dir().glob("stream/*mnist.yaml"))}
+NEEDS_FILES = {"image_folder", "text_files", "custom", *(p.stem for p in conf_dir().glob("stream/*mnist.yaml"))}
 NEEDS_FILES |= {p.stem for p in conf_dir().glob("stream/*cifar*.yaml")}
 
 
@@ -78,12 +80,18 @@ def test_methods_compose():
 
 
 @pytest.mark.parametrize("model", options("model"))
-def test_model(model: str, digits: Any):
+def test_model(model: str, digits: Any, tmp_path: Path):
     overrides = [f"model={model}"]
     if model == "custom":
         overrides += ["model.backbone._target_=lightning_cl.finetuning.MLP", "+model.backbone._partial_=true"]
-    module = app.build_module(composed(*overrides), digits)
-    x = digits[0].test.batch(torch.arange(2))[0]
+    if model == "hf_text":
+        from tests.text_examples import backbone
+
+        backbone().network.save_pretrained(tmp_path)
+        overrides.append(f"model.backbone.name_or_path={tmp_path}")
+    stream = text_stream() if model.startswith("hf_text") else digits
+    module = app.build_module(composed(*overrides), stream)
+    x, _, _ = split_batch(stream[0].test.batch(torch.arange(2)))
     features = module.backbone(x)
     assert features.shape == (2, module.head.in_features)
     assert features.isfinite().all()

@@ -39,5 +39,7 @@ def test_task_ids_and_augmentation_are_served_as_ever():
 
 
 def test_other_structures_are_refused():
-    with pytest.raises(InputError, match=r"leaves \['image', 'label'\]; expected \(x, y\) or \(x, y, task\). HINT:"):
+    with pytest.raises(
+        InputError, match=r"leaves \['image', 'label'\]; expected tensors \(x, y\), \(x, y, task\), or a"
+    ):
         balanced_data({"image": torch.zeros(1, 2), "label": torch.zeros(1)}, present(), 1, 0)
