@@ -1,8 +1,7 @@
 """Freezing schedules."""
 
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,61 +9,105 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_cl import _compat
-from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.callbacks._freezing_modes import HeldModules, frozen_modules
+from lightning_cl.callbacks._freezing_optimizer import add_missing_groups
+from lightning_cl.callbacks._freezing_phases import Phase, parse
+from lightning_cl.callbacks._freezing_plan import Plan, by_name, by_phases, chosen_by_name, patterns
+from lightning_cl.callbacks._freezing_table import rows, show
+from lightning_cl.callbacks._freezing_triggers import Plateau, due, refuse_endless
+from lightning_cl.callbacks._freezing_wrap import refuse_strategies, wrap_again
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.depth_groups import depth_groups
+from lightning_cl.finetuning.recipes import recipe_phases
 
 log = logging.getLogger(__name__)
 
 
 class FreezingSchedule(Callback):
-    """Keeps part of a model frozen until an epoch of each fit, then trains all of it.
+    """Trains a model part by part: frozen at first, thawed in phases, in each fit anew.
 
-    The user's optimizer is respected: parameters are frozen after it was built, so it holds them all along, no group
-    is added or rewritten on thaw, and every LR scheduler works. While frozen they require no gradient and have none,
-    so neither momentum nor weight decay moves them. Parameters that did not require a gradient before stay so.
+    What thaws is named by depth group (``"head"``, ``"stage3"``, ``"stem"``: see ``depth_groups``), ``"all"``,
+    ``"all_but_head"``, by ``"re:REGEX"`` on module names or by ``"type:BatchNorm2d"``; what no phase names stays frozen.
+    When: by ``epoch``, ``step`` (of the optimizer), ``fraction`` of the training, or ``plateau`` of a logged metric.
+    A phase waits for the one before it. A table at the start says what thaws when with which learning rate.
 
-    The frozen part is in eval mode, whoever calls ``.train()``: BatchNorm normalises with its running statistics and
-    leaves them alone, dropout does nothing. To it belong all modules whose parameters are all frozen. A module without
-    parameters (dropout, BatchNorm with ``affine=False``) that stands in none of these goes with its neighbours: it
-    is frozen if the modules with parameters that are defined before and after it, in the same parent, are frozen. So
-    dropout between a frozen layer and the head stays the head's. A regular expression that matches its own name
-    freezes it in any case.
+    **Optimizer.** It is the user's. Parameters are frozen after it was built; those that it holds stay where they are,
+    their groups and learning rates are not touched, and so every LR scheduler works. While frozen they have no
+    gradient, so that neither momentum nor weight decay moves them. Parameters that a phase names and that no optimizer
+    holds (``configure_optimizers`` filtered by ``requires_grad``) become a group of it at the start of the fit, with
+    the settings of its first group, and the phase's ``lr`` if it has one. That group's learning rate follows the LR
+    schedulers as if it had been there when they were made: from the start of the fit, not from its thaw. Schedulers
+    for which this is not known to be right are refused at the start.
 
-    State: whether the part is thawed; a resumed fit equals an uninterrupted one. After the fit everything is as it was
-    given; methods of ``run_sequence`` that look at the module then see what was not thawed as frozen still.
+    **Frozen part.** It is in eval mode, whoever calls ``.train()``: BatchNorm normalises with its running statistics
+    and leaves them alone, dropout does nothing. To it belong all modules whose parameters are all frozen. A module
+    without parameters (dropout, BatchNorm with ``affine=False``) that stands in none of these goes with its neighbours:
+    it is frozen if the modules with parameters that are defined before and after it, in the same parent, are frozen.
+    So dropout between a frozen layer and the head stays the head's.
+
+    **Several processes.** ``DistributedDataParallel`` notes once which parameters require a gradient. Therefore the
+    module is wrapped anew, by the strategy's own ``configure_ddp()``, when it is frozen and at every thaw: ranks stay
+    equal to the bit, gradients of the frozen part are neither waited for nor sent, and accumulation, clipping and
+    communication hooks work as ever.
+
+    State: how many phases are thawed, and the plateau's best value and patience; a resumed fit equals an uninterrupted
+    one. After the fit everything is as it was given; methods of ``run_sequence`` that look at the module then see what
+    was not thawed as frozen still.
 
     Args:
-        freeze: ``"all_but_head"`` (all parameters but those of the last Linear layer), or regular expressions that
-            are searched for in parameter names.
-        until_epoch: The epoch (of each fit, from 0) at whose start everything is thawed; None never thaws.
-        name: Distinguishes several schedules on a Trainer; they may not freeze the same parameters.
+        freeze: Short form with two phases: ``"all_but_head"`` (all parameters but those of the last Linear layer), or
+            regular expressions that are searched for in parameter names, are frozen first. Without any argument:
+            ``"all_but_head"``. What did not require a gradient before stays so.
+        until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
+        phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
+            others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
+            "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you froze.
+        recipe: Phases by name: ``linear_probe``, ``lp_ft``, ``gradual_unfreeze``, ``last_k``, ``surgical_first``, ``full``.
+        recipe_options: Arguments of the recipe; see ``recipe_phases``.
+        groups: Depth groups instead of those that ``depth_groups(module)`` finds.
+        keep_frozen: Name or names that no phase thaws (fixed position embeddings, for instance).
+        table: Print the table; it is logged in any case.
+        name: Distinguishes several schedules on a Trainer; only short forms can be combined, on different parameters.
 
     Raises:
-        InputError: If nothing matches, everything matches, several processes train (an optimizer step would miss
-            thawed gradients on other ranks), or the strategy is sharded.
+        InputError: For arguments that cannot be right; at the start of the fit if a name matches nothing, ``lr`` is given
+            for parameters that the optimizer holds, an LR scheduler or optimizer cannot take a group, or the strategy is
+            sharded; at the end of an epoch if the monitored metric was not logged.
     """
 
     def __init__(
-        self, freeze: str | Sequence[str] = "all_but_head", until_epoch: int | None = 1, *, name: str = "freezing"
+        self,
+        freeze: str | Sequence[str] | None = None,
+        until_epoch: int | None = 1,
+        *,
+        phases: Sequence[Mapping[str, Any]] | None = None,
+        recipe: str | None = None,
+        recipe_options: Mapping[str, Any] | None = None,
+        groups: Any = None,
+        keep_frozen: str | Sequence[str] | None = None,
+        table: bool = True,
+        name: str = "freezing",
     ) -> None:
+        given = [key for key, value in (("freeze", freeze), ("phases", phases), ("recipe", recipe)) if value is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)}", "one of freeze, phases and recipe", f"keep {given[-1]}")
         if until_epoch is not None and (
             not isinstance(until_epoch, int) or isinstance(until_epoch, bool) or until_epoch < 1
         ):
             raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
-        self.freeze = freeze if freeze == "all_but_head" else [freeze] if isinstance(freeze, str) else list(freeze)
-        for pattern in self.freeze if isinstance(self.freeze, list) else []:
-            try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
-                raise InputError(
-                    f"freeze={pattern!r} ({error})", "a regular expression", "try freeze='^backbone'"
-                ) from error
-        self.until_epoch, self.name = until_epoch, name
-        self.thawed = False
-        self._parameters: list[nn.Parameter] = []
-        self._patches: list[tuple[nn.Module, InstancePatch]] = []
-        self._training: set[nn.Module] = set()  # held modules that are, or were told to be, in training mode
+        self.freeze = patterns("all_but_head" if freeze is None else freeze) if given in ([], ["freeze"]) else None
+        self.phases: list[Phase] | None = parse(phases) if phases is not None else None
+        self.until_epoch, self.recipe, self.recipe_options = until_epoch, recipe, dict(recipe_options or {})
+        self.groups, self.keep_frozen, self.table, self.name = groups, keep_frozen, table, name
+        self.thawed = 1  # phases; the first one always is
+        self._plateau = Plateau()
+        self._plan: Plan | None = None
+        self._given: list[tuple[nn.Parameter, bool]] = []
+        self._of_others: set[int] = set()
+        self._held = HeldModules()
         self._restored = False
+        self._groups_saved: list[int] = []  # of each optimizer in the checkpoint
+        self._shown: list[tuple[str, ...]] = []
 
     @property
     def state_key(self) -> str:
@@ -75,31 +118,55 @@ class FreezingSchedule(Callback):
         """Refuse what cannot work. A checkpoint's state is loaded after this."""
         if stage != "fit":
             return
-        if trainer.world_size > 1:
-            raise InputError(
-                f"FreezingSchedule with {trainer.world_size} processes", "one process", "set devices=1 num_nodes=1"
-            )
-        strategy = _compat.strategy_name(trainer)
-        if strategy in _compat.SHARDED:
-            raise InputError(f"strategy {strategy!r} with FreezingSchedule", "whole parameters", "use strategy='auto'")
-        self._restored = False
+        refuse_strategies(trainer, type(self).__name__)
+        others = [c for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self]
+        if others and (self.freeze is None or any(other.freeze is None for other in others)):
+            raise InputError("phases or a recipe beside another FreezingSchedule", "one schedule", "put all phases in it")
+        refuse_endless(self.phases or [], trainer)
+        self._restored, self._groups_saved = False, []
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Note how many parameter groups are coming."""
+        self._groups_saved = [len(state["param_groups"]) for state in checkpoint.get("optimizer_states", [])]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Freeze, now that the optimizer holds the parameters and the head has its rows."""
-        self.thawed = self.thawed and self._restored
-        if not self.thawed:
-            schedules = [c for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self]
-            self._freeze(pl_module, {id(p) for other in schedules for p in other._parameters})
+        if not self._restored:
+            self.thawed, self._plateau = 1, Plateau()
+        plan = self._plan = self._resolve(pl_module)
+        self.thawed = min(self.thawed, len(plan.parts))
+        optimizers, schedulers = _compat.optimizers_of(trainer, pl_module)
+        # in the short form what is not frozen is the user's business
+        add_missing_groups(optimizers, schedulers, plan.parts if self.freeze is None else plan.parts[1:])
+        self._check_groups(optimizers)
+        others = [c._plan for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self and c._plan]
+        self._of_others = {id(p) for other in others for p in other.frozen(0).values()}
+        ours = {p: p.requires_grad for part in plan.parts for p in part.parameters.values()}
+        self._given = list({**ours, **{p: p.requires_grad for p in plan.never.values()}}.items())
+        self._apply(trainer, pl_module)
+        table = rows(plan, optimizers)
+        show(self.name, table, printed=self.table and trainer.is_global_zero and table != self._shown)
+        self._shown = table
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Thaw when a checkpoint without our state is resumed behind that epoch."""
-        self.on_train_epoch_start(trainer, pl_module)
+        """Thaw when a checkpoint without our state is resumed behind a phase's time."""
+        self._thaw(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Thaw when it is time."""
-        if not self.thawed and self.until_epoch is not None and trainer.current_epoch >= self.until_epoch:
-            self._release()
-            self.thawed = True
+        self._thaw(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Thaw when it is time."""
+        self._thaw(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the monitored metric."""
+        self._plateau.look(self._next, trainer, after_validation=True)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the monitored metric."""
+        self._plateau.look(self._next, trainer, after_validation=False)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was given."""
@@ -112,103 +179,86 @@ class FreezingSchedule(Callback):
     @contextmanager
     def as_fitted(self, pl_module: Any) -> Iterator[None]:
         """Inside the block, what the last fit did not thaw requires no gradient (importances skip it)."""
-        frozen = [] if self.thawed else self._find(pl_module)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        if self.freeze is None:
+            plan = self._resolve(pl_module)
+            frozen, thawed = plan.frozen(self.thawed), plan.parts[: self.thawed]
+        else:
+            frozen, thawed = {} if self.thawed > 1 else chosen_by_name(pl_module, self.freeze), []
+        wanted = {p: True for part in thawed for p in part.parameters.values()}
+        wanted |= dict.fromkeys(frozen.values(), False)
+        given = {p: p.requires_grad for p in wanted}
+        for parameter, required in wanted.items():
+            parameter.requires_grad_(required)
         try:
             yield
         finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
+            for parameter, required in given.items():
+                parameter.requires_grad_(required)
 
-    def _find(self, module: nn.Module) -> list[nn.Parameter]:
-        """The parameters to freeze; by identity, because two may have the same values or the same tensor."""
-        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        if self.freeze == "all_but_head":
-            # a cosine head is no Linear layer
-            kinds = [(name, m, isinstance(m, nn.Linear)) for name, m in module.named_modules()]
-            linear = [(name, m) for name, m, is_linear in kinds if is_linear or hasattr(m, "similarities")]
-            head = {id(p) for p in linear[-1][1].parameters()} if linear else {id(p) for _, p in named}
-            chosen = [p for _, p in named if id(p) not in head]
-        else:
-            chosen = [p for n, p in named if self._matches(n)]
-        return chosen
+    @property
+    def _next(self) -> Phase | None:
+        """The phase that is waited for."""
+        waiting = self._plan.parts[self.thawed :] if self._plan is not None else []
+        return waiting[0].phase if waiting else None
 
-    def _matches(self, name: str) -> bool:
-        return self.freeze != "all_but_head" and any(re.search(pattern, name) for pattern in self.freeze)
+    def _resolve(self, module: nn.Module) -> Plan:
+        if self.freeze is not None:
+            return by_name(module, self.freeze, self.until_epoch)
+        groups = depth_groups(module) if self.groups is None else self.groups
+        phases = self.phases
+        if phases is None:
+            phases = parse(recipe_phases(str(self.recipe), groups, **self.recipe_options))
+        return by_phases(module, phases, groups, self.keep_frozen)
 
-    def _freeze(self, module: nn.Module, of_others: set[int]) -> None:
-        named = [name for name, p in module.named_parameters() if p.requires_grad]
-        self._parameters = self._find(module)
-        if not 0 < len(self._parameters) < len(named):
-            examples = ", ".join(named[:4])
+    def _check_groups(self, optimizers: list[Any]) -> None:
+        now = [len(optimizer.param_groups) for optimizer in optimizers]
+        if self._groups_saved and self._groups_saved != now:
             raise InputError(
-                f"freeze={self.freeze!r} matches {len(self._parameters)} of {len(named)} trainable parameters",
-                "some but not all of them",
-                f"names are like {examples}",
+                f"a checkpoint of optimizers with {self._groups_saved} parameter groups",
+                f"{now}, with those of {self.state_key}",
+                "resume with the schedule that wrote it, or load its weights only and begin a new fit",
             )
-        # frozen by the user, for good; what another schedule holds is thawed at another time
-        fixed = {id(p) for p in module.parameters() if not p.requires_grad} - of_others
-        ours = {id(p) for p in self._parameters}
-        log.info("%s: %d of %d parameters frozen", self.name, len(ours), len(list(module.parameters())))
-        for parameter in self._parameters:
+
+    def _thaw(self, trainer: Any, module: nn.Module) -> None:
+        """Thaw every phase that is due."""
+        before = self.thawed
+        while (phase := self._next) is not None and due(phase, trainer, self._plateau):
+            log.info("%s: %s thawed in epoch %d, at step %d", self.name, phase.what, trainer.current_epoch,
+                     trainer.global_step)  # fmt: skip
+            self.thawed, self._plateau = self.thawed + 1, Plateau()
+        if self.thawed > before:
+            self._apply(trainer, module)
+
+    def _apply(self, trainer: Any, module: nn.Module) -> None:
+        """Gradients and modes as the number of thawed phases says."""
+        assert self._plan is not None
+        for part in self._plan.parts[: self.thawed]:
+            for parameter in part.parameters.values():
+                parameter.requires_grad_(True)
+        frozen = self._plan.frozen(self.thawed)
+        for parameter in frozen.values():
             parameter.requires_grad_(False)
             parameter.grad = None
-        frozen: dict[nn.Module, None] = {}
-        for name, part in module.named_modules():
-            own = {id(p) for p in part.parameters()}
-            if (own & ours and own <= ours | fixed) or (not own and name and self._matches(name)):
-                frozen.update(dict.fromkeys(part.modules()))
-            else:
-                frozen.update(dict.fromkeys(m for child in _between(part, ours, fixed) for m in child.modules()))
-        for part in frozen:
-            self._hold(part)
-
-    def _hold(self, part: nn.Module) -> None:
-        """Put a module into eval mode and let its ``train()`` do the same; each one, for it may be called alone."""
-        if part.training:
-            self._training.add(part)
-        part.training = False
-        original = part.train
-
-        def train(mode: bool = True) -> nn.Module:
-            if mode:
-                self._training.add(part)
-            return original(False)
-
-        self._patches.append((part, InstancePatch(part, "train", train)))
+        ours = {id(p) for p in frozen.values()}
+        # frozen by the user, for good; what another schedule holds is thawed at another time
+        fixed = {id(p) for p in module.parameters() if not p.requires_grad} - ours - self._of_others
+        held = frozen_modules(module, ours, fixed, self._plan.named) if frozen else {}
+        self._held.release(held)
+        self._held.hold(held)
+        wrap_again(trainer)
 
     def _release(self) -> None:
         """Parameters and modes as they were; does nothing the second time."""
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
-        for part, patch in reversed(self._patches):
-            if not patch.remove():
-                patch.function = patch.original  # somebody stands on top and will go on calling this
-            part.training = part in self._training
-        self._parameters, self._patches, self._training = [], [], set()
+        for parameter, required in self._given:
+            parameter.requires_grad_(required)
+        self._held.release({})
+        self._given, self._plan = [], None
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the part is thawed."""
-        return {"version": 1, "thawed": self.thawed}
+        """How many phases are thawed, and how long the plateau has been waited for."""
+        return {"version": 1, "thawed": self.thawed, "plateau": self._plateau.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved."""
-        self.thawed, self._restored = bool(state_dict["thawed"]), True
-
-
-def _between(parent: nn.Module, ours: set[int], fixed: set[int]) -> list[nn.Module]:
-    """Children without parameters whose nearest neighbours with parameters, on either side, are frozen."""
-    children = list(parent.children())
-    own = [{id(p) for p in child.parameters()} for child in children]
-    # None: no parameters; else whether all of them are frozen, at least one by us
-    state = [bool(ids & ours and ids <= ours | fixed) if ids else None for ids in own]
-    if True not in state:
-        return []
-    found = []
-    for i, child in enumerate(children):
-        before = next((s for s in reversed(state[:i]) if s is not None), True)
-        after = next((s for s in state[i + 1 :] if s is not None), True)
-        if state[i] is None and before and after:
-            found.append(child)
-    return found
+        self.thawed, self._restored = int(state_dict["thawed"]), True
+        self._plateau.load(state_dict["plateau"])
