@@ -1,7 +1,7 @@
 """Which parameters each phase of a freezing schedule thaws."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_cl.callbacks._freezing_phases import Phase
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning.depth_groups import DepthGroup, depth_groups
 from lightning_cl.finetuning.recipes import select_parameters
 
 
@@ -47,8 +48,7 @@ def by_phases(module: nn.Module, phases: list[Phase], groups: Any, keep_frozen: 
     taken = {id(p) for _, p in select_parameters(module, keep_frozen, groups)} if keep_frozen else set()
     parts = []
     for i, phase in enumerate(phases):
-        thaw = phase.thaw if isinstance(phase.thaw, str) else list(phase.thaw)
-        chosen = {name: p for name, p in select_parameters(module, thaw, groups) if id(p) not in taken}
+        chosen = {name: p for name, p in select_parameters(module, phase.thaw, groups) if id(p) not in taken}
         if not chosen:
             raise InputError(
                 f"phase {i} ({phase.what}) has nothing left to thaw", "a phase with frozen parameters", "leave it out"
@@ -57,6 +57,16 @@ def by_phases(module: nn.Module, phases: list[Phase], groups: Any, keep_frozen: 
         parts.append(Part(phase, chosen))
     thawed = {id(p) for part in parts for p in part.parameters.values()}
     return Plan(parts, {name: p for name, p in named.items() if id(p) not in thawed}, set())
+
+
+def groups_of(module: nn.Module, groups: Any) -> list[DepthGroup]:
+    """The given groups, the model's own, or new ones from ``{name: selector}`` in the order from input to output."""
+    if groups is None:
+        return depth_groups(module)
+    if not isinstance(groups, Mapping):
+        return list(groups)
+    selected = {name: select_parameters(module, selector) for name, selector in groups.items()}
+    return [DepthGroup(name, (), tuple(n for n, _ in named)) for name, named in selected.items()]
 
 
 def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None) -> Plan:
@@ -76,8 +86,7 @@ def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None)
     rest = {name: p for name, p in named.items() if name not in chosen}
     parts = [Part(Phase("the rest"), rest)]
     if until_epoch is not None:
-        what = freeze if isinstance(freeze, str) else tuple(freeze)
-        parts.append(Part(Phase(what, "epoch", until_epoch), chosen))
+        parts.append(Part(Phase(freeze, "epoch", until_epoch), chosen))
         chosen = {}
     asked = {n for n, _ in module.named_modules() if n and freeze != "all_but_head" and _matches(freeze, n)}
     return Plan(parts, chosen, asked)

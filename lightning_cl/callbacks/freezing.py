@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -12,12 +13,13 @@ from lightning_cl import _compat
 from lightning_cl.callbacks._freezing_modes import HeldModules, frozen_modules
 from lightning_cl.callbacks._freezing_optimizer import add_missing_groups
 from lightning_cl.callbacks._freezing_phases import Phase, parse
-from lightning_cl.callbacks._freezing_plan import Plan, by_name, by_phases, chosen_by_name, patterns
+from lightning_cl.callbacks._freezing_plan import Plan, by_name, by_phases, chosen_by_name, groups_of, patterns
 from lightning_cl.callbacks._freezing_table import rows, show
 from lightning_cl.callbacks._freezing_triggers import Plateau, due, refuse_endless
 from lightning_cl.callbacks._freezing_wrap import refuse_strategies, wrap_again
+from lightning_cl.callbacks._plateau_resume import PlateauSteps
 from lightning_cl.errors import InputError
-from lightning_cl.finetuning.depth_groups import depth_groups
+from lightning_cl.finetuning.depth_groups import DepthGroup
 from lightning_cl.finetuning.recipes import recipe_phases
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,11 @@ class FreezingSchedule(Callback):
         phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
             others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
             "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you froze.
+            Or a YAML file with them (``generated_schedule`` and ``schedule_yaml`` make one to be edited).
         recipe: Phases by name: ``linear_probe``, ``lp_ft``, ``gradual_unfreeze``, ``last_k``, ``surgical_first``, ``full``.
         recipe_options: Arguments of the recipe; see ``recipe_phases``.
-        groups: Depth groups instead of those that ``depth_groups(module)`` finds.
+        groups: Depth groups instead of those that ``depth_groups(module)`` finds: a list of them, or ``{name: selector}``
+            from input to output.
         keep_frozen: Name or names that no phase thaws (fixed position embeddings, for instance).
         table: Print the table; it is logged in any case.
         name: Distinguishes several schedules on a Trainer; only short forms can be combined, on different parameters.
@@ -80,7 +84,7 @@ class FreezingSchedule(Callback):
         freeze: str | Sequence[str] | None = None,
         until_epoch: int | None = 1,
         *,
-        phases: Sequence[Mapping[str, Any]] | None = None,
+        phases: Sequence[Mapping[str, Any]] | str | Path | None = None,
         recipe: str | None = None,
         recipe_options: Mapping[str, Any] | None = None,
         groups: Any = None,
@@ -96,11 +100,13 @@ class FreezingSchedule(Callback):
         ):
             raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
         self.freeze = patterns("all_but_head" if freeze is None else freeze) if given in ([], ["freeze"]) else None
+        if recipe is not None:
+            recipe_phases(recipe, [DepthGroup(name, (), ()) for name in ("stem", "stage1", "head")])
         self.phases: list[Phase] | None = parse(phases) if phases is not None else None
         self.until_epoch, self.recipe, self.recipe_options = until_epoch, recipe, dict(recipe_options or {})
         self.groups, self.keep_frozen, self.table, self.name = groups, keep_frozen, table, name
         self.thawed = 1  # phases; the first one always is
-        self._plateau = Plateau()
+        self._plateau, self._steps = Plateau(), PlateauSteps()
         self._plan: Plan | None = None
         self._given: list[tuple[nn.Parameter, bool]] = []
         self._of_others: set[int] = set()
@@ -132,7 +138,7 @@ class FreezingSchedule(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Freeze, now that the optimizer holds the parameters and the head has its rows."""
         if not self._restored:
-            self.thawed, self._plateau = 1, Plateau()
+            self.thawed, self._plateau, self._steps = 1, Plateau(), PlateauSteps()
         plan = self._plan = self._resolve(pl_module)
         self.thawed = min(self.thawed, len(plan.parts))
         optimizers, schedulers = _compat.optimizers_of(trainer, pl_module)
@@ -150,10 +156,12 @@ class FreezingSchedule(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Thaw when a checkpoint without our state is resumed behind a phase's time."""
+        self._steps.make_up(trainer)
         self._thaw(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Thaw when it is time."""
+        self._steps.epoch_starts()
         self._thaw(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -165,8 +173,9 @@ class FreezingSchedule(Callback):
         self._plateau.look(self._next, trainer, after_validation=True)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Look at the monitored metric."""
+        """Look at the monitored metric; let the epoch of a resume end as any other."""
         self._plateau.look(self._next, trainer, after_validation=False)
+        self._steps.epoch_ends(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was given."""
@@ -204,7 +213,7 @@ class FreezingSchedule(Callback):
     def _resolve(self, module: nn.Module) -> Plan:
         if self.freeze is not None:
             return by_name(module, self.freeze, self.until_epoch)
-        groups = depth_groups(module) if self.groups is None else self.groups
+        groups = groups_of(module, self.groups)
         phases = self.phases
         if phases is None:
             phases = parse(recipe_phases(str(self.recipe), groups, **self.recipe_options))
@@ -253,12 +262,15 @@ class FreezingSchedule(Callback):
             parameter.requires_grad_(required)
         self._held.release({})
         self._given, self._plan = [], None
+        self._steps.epoch_starts()
 
     def state_dict(self) -> dict[str, Any]:
         """How many phases are thawed, and how long the plateau has been waited for."""
-        return {"version": 1, "thawed": self.thawed, "plateau": self._plateau.state()}
+        plateau, steps = self._plateau.state(), self._steps.state()
+        return {"version": 1, "thawed": self.thawed, "plateau": plateau, "lr_steps": steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved."""
         self.thawed, self._restored = int(state_dict["thawed"]), True
         self._plateau.load(state_dict["plateau"])
+        self._steps.load(state_dict["lr_steps"])
