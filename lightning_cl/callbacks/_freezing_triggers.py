@@ -61,8 +61,7 @@ class Plateau:
         if phase is None or phase.trigger != "plateau" or trainer.sanity_checking:
             return
         once_an_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-        validates = trainer.num_val_batches and any(trainer.num_val_batches)
-        if after_validation == (once_an_epoch or not validates) or trainer.global_step == self.seen_at:
+        if after_validation == (once_an_epoch or not trainer.enable_validation) or trainer.global_step == self.seen_at:
             return
         self.seen_at = trainer.global_step
         value, settings = float(self._metric(phase, trainer)), phase.value

@@ -95,6 +95,8 @@ class FreezingSchedule(Callback):
         given = [key for key, value in (("freeze", freeze), ("phases", phases), ("recipe", recipe)) if value is not None]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)}", "one of freeze, phases and recipe", f"keep {given[-1]}")
+        if recipe_options and recipe is None:
+            raise InputError("recipe_options without a recipe", "recipe and its options", "set recipe='lp_ft', say")
         if until_epoch is not None and (
             not isinstance(until_epoch, int) or isinstance(until_epoch, bool) or until_epoch < 1
         ):
