@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -80,18 +81,21 @@ class Shares:
         return DataLoader([(self.x[r], self.y[r]) for r in rows], batch_size=None)
 
 
-def fit(case: str, processes: int) -> tuple[Follow, Any]:
-    """Four epochs of six batches, with thaws at step 2, at epoch 1 and in the last epoch."""
+def fit(case: str, processes: int, folder: str | None = None, step: int | None = None) -> tuple[Follow, Any]:
+    """Four epochs of six batches, with thaws at step 2, at epoch 1 and in the last epoch.
+
+    With a folder it writes checkpoints there, or goes on from the one of a step.
+    """
     options = {key: value for key, value in CASES[case].items() if key != "strategy"}
     module = Staged(options.pop("filtered", False), options.pop("manual", False))
     module.train_dataloader = lambda: Shares().loader(module.global_rank, processes)  # type: ignore[method-assign]
-    follow = Follow()
     strategy = CASES[case].get("strategy", "ddp") if processes > 1 else "auto"
-    schedule = FreezingSchedule(phases=PHASES, keep_frozen="re:^stem$", table=False)
+    schedule, follow = FreezingSchedule(phases=PHASES, keep_frozen="re:^stem$", table=False), Follow()
+    saver = [ModelCheckpoint(folder, "{step}", every_n_train_steps=6, save_top_k=-1)] if folder and not step else []
     trainer = Trainer(
         accelerator="cpu", devices=processes, strategy=strategy, max_epochs=4, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False, callbacks=[schedule, follow], **options,
+        enable_checkpointing=bool(saver), enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, callbacks=[schedule, follow, *saver], **options,
     )  # fmt: skip
-    trainer.fit(module)
+    trainer.fit(module, ckpt_path=f"{folder}/step={step}.ckpt" if step else None, weights_only=True if step else None)
     return follow, trainer

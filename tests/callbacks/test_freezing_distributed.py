@@ -19,6 +19,9 @@ if __name__ == "__main__":
         follow, trainer = fit(case, 2)
         found[case] = {"weights": torch.stack(follow.weights), "trainable": follow.trainable,
                        "statistics": torch.stack(follow.statistics)}
+    whole, _ = fit("not held by the optimizer", 2, sys.argv[1])
+    again, _ = fit("not held by the optimizer", 2, sys.argv[1], 6)
+    found["resumed at the second thaw"] = torch.equal(torch.stack(whole.weights[6:]), torch.stack(again.weights))
     torch.save(found, f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
 """
 
@@ -26,6 +29,8 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_ranks_are_equal_to_the_bit_and_to_one_process_after_each_of_three_thaws(tmp_path: Path):
     one, two = in_two_processes(SCRIPT, tmp_path)
+    assert one["resumed at the second thaw"]
+    assert two["resumed at the second thaw"]
     for case in CASES:
         assert torch.equal(one[case]["weights"], two[case]["weights"]), case
         assert one[case]["trainable"] == two[case]["trainable"]
