@@ -34,6 +34,21 @@ def add_missing_groups(optimizers: list[Any], schedulers: list[Any], parts: list
             held |= {id(p) for p in missing.values()}
 
 
+def refuse_other_groups(saved: list[int], optimizers: list[Any], name: str) -> None:
+    """Refuse a checkpoint whose optimizers have other numbers of groups, before torch does.
+
+    Raises:
+        InputError: With both numbers.
+    """
+    now = [len(optimizer.param_groups) for optimizer in optimizers]
+    if saved and saved != now:
+        raise InputError(
+            f"a checkpoint of optimizers with {saved} parameter groups",
+            f"{now}, with those of {name}",
+            "resume with the schedule that wrote it, or load its weights only and begin a new fit",
+        )
+
+
 def learning_rates(optimizers: list[Any], parameters: dict[str, nn.Parameter]) -> list[float]:
     """The learning rates with which parameters begin (or their peaks), each once, in the optimizers' order."""
     ids = {id(p) for p in parameters.values()}

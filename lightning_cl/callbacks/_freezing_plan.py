@@ -23,10 +23,7 @@ class Part:
 
 @dataclass
 class Plan:
-    """Parts in the order in which they thaw, and what is never thawed. ``named``: modules that are asked for by name.
-
-    ``fixed`` are the parameters that are not the schedule's: frozen by somebody else.
-    """
+    """Parts in the order in which they thaw, and what never does. ``named``: modules that are asked for by name."""
 
     parts: list[Part]
     never: dict[str, nn.Parameter]
@@ -36,6 +33,10 @@ class Plan:
         """What is frozen when this many parts are thawed."""
         waiting = {name: p for part in self.parts[thawed:] for name, p in part.parameters.items()}
         return {**waiting, **self.never}
+
+    def thawed(self, thawed: int) -> dict[str, nn.Parameter]:
+        """What is trained then."""
+        return {name: p for part in self.parts[:thawed] for name, p in part.parameters.items()}
 
 
 def by_phases(module: nn.Module, phases: list[Phase], groups: Any, keep_frozen: Any) -> Plan:

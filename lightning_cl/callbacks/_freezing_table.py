@@ -16,7 +16,7 @@ COLUMNS = ("phase", "thaws", "when", "tensors", "parameters", "learning rate")
 
 def rows(plan: Plan, optimizers: list[Any]) -> list[tuple[str, ...]]:
     """One row for each phase, and one for what is never thawed."""
-    found = [
+    found: list[tuple[str, ...]] = [
         (str(i), part.phase.what, part.phase.when, *_size(part.parameters), _rates(optimizers, part.parameters))
         for i, part in enumerate(plan.parts)
     ]

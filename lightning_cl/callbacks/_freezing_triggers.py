@@ -10,8 +10,8 @@ from lightning_cl.errors import InputError
 log = logging.getLogger(__name__)
 
 
-def due(phase: Phase, trainer: Any, plateau: "Plateau") -> bool:
-    """Whether a phase is to be thawed now, between two optimizer steps."""
+def due(phase: Phase, trainer: Any, plateau: "Plateau", batch_idx: int = 0) -> bool:
+    """Whether a phase is to be thawed now, before this batch of the epoch, between two optimizer steps."""
     if phase.trigger is None:
         return True
     if phase.trigger == "epoch":
@@ -19,7 +19,7 @@ def due(phase: Phase, trainer: Any, plateau: "Plateau") -> bool:
     if phase.trigger == "step":
         return bool(trainer.global_step >= phase.value)
     if phase.trigger == "fraction":
-        return _progress(trainer) >= phase.value
+        return _progress(trainer, batch_idx) >= phase.value
     return plateau.reached
 
 
@@ -34,14 +34,15 @@ def refuse_endless(phases: list[Phase], trainer: Any) -> None:
                          "set one of them, or thaw by 'epoch', 'step' or 'plateau'")  # fmt: skip
 
 
-def _progress(trainer: Any) -> float:
-    """Steps done of all steps; epochs, if an epoch has no known length."""
+def _progress(trainer: Any, batch_idx: int) -> float:
+    """Steps done of all steps; batches with manual optimization, whose steps per batch are not known."""
     total = trainer.estimated_stepping_batches
-    if math.isfinite(total) and total > 0:
-        # manual optimization counts the steps of each optimizer
-        automatic = getattr(trainer.lightning_module, "automatic_optimization", True)
-        return trainer.global_step / (total * (1 if automatic else max(1, len(trainer.optimizers))))
-    return trainer.current_epoch / trainer.max_epochs
+    if getattr(trainer.lightning_module, "automatic_optimization", True) and 0 < total < math.inf:
+        return trainer.global_step / total
+    by_steps = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
+    # an epoch of unknown length counts when it is over
+    epochs = trainer.current_epoch + batch_idx / trainer.num_training_batches
+    return max(by_steps, epochs / trainer.max_epochs if trainer.max_epochs > 0 else 0.0)
 
 
 class Plateau:

@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 
 from lightning_cl import _compat
-from lightning_cl.callbacks._freezing_modes import HeldModules, frozen_modules
-from lightning_cl.callbacks._freezing_optimizer import add_missing_groups
-from lightning_cl.callbacks._freezing_phases import Phase, parse
-from lightning_cl.callbacks._freezing_plan import Plan, by_name, by_phases, chosen_by_name, groups_of, patterns
+from lightning_cl.callbacks._freezing_arguments import FreezingArguments
+from lightning_cl.callbacks._freezing_optimizer import add_missing_groups, refuse_other_groups
+from lightning_cl.callbacks._freezing_part import FrozenPart, requiring
+from lightning_cl.callbacks._freezing_phases import Phase
+from lightning_cl.callbacks._freezing_plan import chosen_by_name
 from lightning_cl.callbacks._freezing_table import rows, show
 from lightning_cl.callbacks._freezing_triggers import Plateau, due, refuse_endless
 from lightning_cl.callbacks._freezing_wrap import refuse_strategies, wrap_again
 from lightning_cl.callbacks._plateau_resume import PlateauSteps
 from lightning_cl.errors import InputError
-from lightning_cl.finetuning.depth_groups import DepthGroup
-from lightning_cl.finetuning.recipes import recipe_phases
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +27,8 @@ class FreezingSchedule(Callback):
     """Trains a model part by part: frozen at first, thawed in phases, in each fit anew.
 
     What thaws is named by depth group (``"head"``, ``"stage3"``, ``"stem"``: see ``depth_groups``), ``"all"``,
-    ``"all_but_head"``, by ``"re:REGEX"`` on module names or by ``"type:BatchNorm2d"``; what no phase names stays frozen.
-    When: by ``epoch``, ``step`` (of the optimizer), ``fraction`` of the training, or ``plateau`` of a logged metric.
+    ``"all_but_head"``, by ``"re:REGEX"`` on module names or by ``"type:BatchNorm2d"``; what no phase names stays
+    frozen. When: by ``epoch``, ``step`` (of the optimizer), ``fraction`` of the training, or ``plateau`` of a metric.
     A phase waits for the one before it. A table at the start says what thaws when with which learning rate.
 
     **Optimizer.** It is the user's. Parameters are frozen after it was built; those that it holds stay where they are,
@@ -63,20 +61,21 @@ class FreezingSchedule(Callback):
         until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
         phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
             others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
-            "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you froze.
-            Or a YAML file with them (``generated_schedule`` and ``schedule_yaml`` make one to be edited).
-        recipe: Phases by name: ``linear_probe``, ``lp_ft``, ``gradual_unfreeze``, ``last_k``, ``surgical_first``, ``full``.
+            "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you
+            froze. Or a YAML file with them (``generated_schedule`` and ``schedule_yaml`` make one to be edited).
+        recipe: Phases by name: ``linear_probe``, ``lp_ft``, ``gradual_unfreeze``, ``last_k``, ``surgical_first``,
+            ``full``.
         recipe_options: Arguments of the recipe; see ``recipe_phases``.
-        groups: Depth groups instead of those that ``depth_groups(module)`` finds: a list of them, or ``{name: selector}``
-            from input to output.
+        groups: Depth groups instead of those that ``depth_groups(module)`` finds: a list of them, or
+            ``{name: selector}`` from input to output.
         keep_frozen: Name or names that no phase thaws (fixed position embeddings, for instance).
         table: Print the table; it is logged in any case.
         name: Distinguishes several schedules on a Trainer; only short forms can be combined, on different parameters.
 
     Raises:
-        InputError: For arguments that cannot be right; at the start of the fit if a name matches nothing, ``lr`` is given
-            for parameters that the optimizer holds, an LR scheduler or optimizer cannot take a group, or the strategy is
-            sharded; at the end of an epoch if the monitored metric was not logged.
+        InputError: For arguments that cannot be right; at the start of the fit if a name matches nothing, ``lr`` is
+            given for parameters that the optimizer holds, an LR scheduler or optimizer cannot take a group, or the
+            strategy is sharded; at the end of an epoch if the monitored metric was not logged.
     """
 
     def __init__(
@@ -92,27 +91,11 @@ class FreezingSchedule(Callback):
         table: bool = True,
         name: str = "freezing",
     ) -> None:
-        given = [key for key, value in (("freeze", freeze), ("phases", phases), ("recipe", recipe)) if value is not None]
-        if len(given) > 1:
-            raise InputError(f"{' and '.join(given)}", "one of freeze, phases and recipe", f"keep {given[-1]}")
-        if recipe_options and recipe is None:
-            raise InputError("recipe_options without a recipe", "recipe and its options", "set recipe='lp_ft', say")
-        if until_epoch is not None and (
-            not isinstance(until_epoch, int) or isinstance(until_epoch, bool) or until_epoch < 1
-        ):
-            raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
-        self.freeze = patterns("all_but_head" if freeze is None else freeze) if given in ([], ["freeze"]) else None
-        if recipe is not None:
-            recipe_phases(recipe, [DepthGroup(name, (), ()) for name in ("stem", "stage1", "head")])
-        self.phases: list[Phase] | None = parse(phases) if phases is not None else None
-        self.until_epoch, self.recipe, self.recipe_options = until_epoch, recipe, dict(recipe_options or {})
-        self.groups, self.keep_frozen, self.table, self.name = groups, keep_frozen, table, name
+        self.arguments = FreezingArguments(freeze, until_epoch, phases, recipe, recipe_options, groups, keep_frozen)
+        self.table, self.name = table, name
         self.thawed = 1  # phases; the first one always is
         self._plateau, self._steps = Plateau(), PlateauSteps()
-        self._plan: Plan | None = None
-        self._given: list[tuple[nn.Parameter, bool]] = []
-        self._of_others: set[int] = set()
-        self._held = HeldModules()
+        self._part: FrozenPart | None = None
         self._restored = False
         self._groups_saved: list[int] = []  # of each optimizer in the checkpoint
         self._shown: list[tuple[str, ...]] = []
@@ -128,9 +111,11 @@ class FreezingSchedule(Callback):
             return
         refuse_strategies(trainer, type(self).__name__)
         others = [c for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self]
-        if others and (self.freeze is None or any(other.freeze is None for other in others)):
-            raise InputError("phases or a recipe beside another FreezingSchedule", "one schedule", "put all phases in it")
-        refuse_endless(self.phases or [], trainer)
+        if others and not all(schedule.arguments.freeze for schedule in (self, *others)):
+            raise InputError(
+                "phases or a recipe beside another FreezingSchedule", "one schedule", "put all phases in it"
+            )
+        refuse_endless(self.arguments.phases, trainer)
         self._restored, self._groups_saved = False, []
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -141,17 +126,17 @@ class FreezingSchedule(Callback):
         """Freeze, now that the optimizer holds the parameters and the head has its rows."""
         if not self._restored:
             self.thawed, self._plateau, self._steps = 1, Plateau(), PlateauSteps()
-        plan = self._plan = self._resolve(pl_module)
+        plan = self.arguments.plan(pl_module)
         self.thawed = min(self.thawed, len(plan.parts))
         optimizers, schedulers = _compat.optimizers_of(trainer, pl_module)
         # in the short form what is not frozen is the user's business
-        add_missing_groups(optimizers, schedulers, plan.parts if self.freeze is None else plan.parts[1:])
-        self._check_groups(optimizers)
-        others = [c._plan for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self and c._plan]
-        self._of_others = {id(p) for other in others for p in other.frozen(0).values()}
-        ours = {p: p.requires_grad for part in plan.parts for p in part.parameters.values()}
-        self._given = list({**ours, **{p: p.requires_grad for p in plan.never.values()}}.items())
-        self._apply(trainer, pl_module)
+        add_missing_groups(optimizers, schedulers, plan.parts[1 if self.arguments.freeze else 0 :])
+        refuse_other_groups(self._groups_saved, optimizers, self.state_key)
+        others = [c._part for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self and c._part]
+        of_others = {id(p) for other in others for p in other.plan.frozen(0).values()}
+        self._part = FrozenPart(pl_module, plan, of_others)
+        self._part.freeze(self.thawed)
+        wrap_again(trainer)
         table = rows(plan, optimizers)
         show(self.name, table, printed=self.table and trainer.is_global_zero and table != self._shown)
         self._shown = table
@@ -159,16 +144,16 @@ class FreezingSchedule(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Thaw when a checkpoint without our state is resumed behind a phase's time."""
         self._steps.make_up(trainer)
-        self._thaw(trainer, pl_module)
+        self._thaw(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Thaw when it is time."""
         self._steps.epoch_starts()
-        self._thaw(trainer, pl_module)
+        self._thaw(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Thaw when it is time."""
-        self._thaw(trainer, pl_module)
+        self._thaw(trainer, batch_idx)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the monitored metric."""
@@ -190,80 +175,37 @@ class FreezingSchedule(Callback):
     @contextmanager
     def as_fitted(self, pl_module: Any) -> Iterator[None]:
         """Inside the block, what the last fit did not thaw requires no gradient (importances skip it)."""
-        if self.freeze is None:
-            plan = self._resolve(pl_module)
-            frozen, thawed = plan.frozen(self.thawed), plan.parts[: self.thawed]
-        else:
-            frozen, thawed = {} if self.thawed > 1 else chosen_by_name(pl_module, self.freeze), []
-        wanted = {p: True for part in thawed for p in part.parameters.values()}
-        wanted |= dict.fromkeys(frozen.values(), False)
-        given = {p: p.requires_grad for p in wanted}
-        for parameter, required in wanted.items():
-            parameter.requires_grad_(required)
-        try:
+        freeze = self.arguments.freeze
+        if freeze:
+            with requiring({} if self.thawed > 1 else chosen_by_name(pl_module, freeze), {}):
+                yield
+            return
+        plan = self.arguments.plan(pl_module)
+        with requiring(plan.frozen(self.thawed), plan.thawed(self.thawed)):
             yield
-        finally:
-            for parameter, required in given.items():
-                parameter.requires_grad_(required)
 
     @property
     def _next(self) -> Phase | None:
         """The phase that is waited for."""
-        waiting = self._plan.parts[self.thawed :] if self._plan is not None else []
+        waiting = self._part.plan.parts[self.thawed :] if self._part is not None else []
         return waiting[0].phase if waiting else None
 
-    def _resolve(self, module: nn.Module) -> Plan:
-        if self.freeze is not None:
-            return by_name(module, self.freeze, self.until_epoch)
-        groups = groups_of(module, self.groups)
-        phases = self.phases
-        if phases is None:
-            phases = parse(recipe_phases(str(self.recipe), groups, **self.recipe_options))
-        return by_phases(module, phases, groups, self.keep_frozen)
-
-    def _check_groups(self, optimizers: list[Any]) -> None:
-        now = [len(optimizer.param_groups) for optimizer in optimizers]
-        if self._groups_saved and self._groups_saved != now:
-            raise InputError(
-                f"a checkpoint of optimizers with {self._groups_saved} parameter groups",
-                f"{now}, with those of {self.state_key}",
-                "resume with the schedule that wrote it, or load its weights only and begin a new fit",
-            )
-
-    def _thaw(self, trainer: Any, module: nn.Module) -> None:
+    def _thaw(self, trainer: Any, batch_idx: int = 0) -> None:
         """Thaw every phase that is due."""
         before = self.thawed
-        while (phase := self._next) is not None and due(phase, trainer, self._plateau):
+        while (phase := self._next) is not None and due(phase, trainer, self._plateau, batch_idx):
             log.info("%s: %s thawed in epoch %d, at step %d", self.name, phase.what, trainer.current_epoch,
                      trainer.global_step)  # fmt: skip
             self.thawed, self._plateau = self.thawed + 1, Plateau()
-        if self.thawed > before:
-            self._apply(trainer, module)
-
-    def _apply(self, trainer: Any, module: nn.Module) -> None:
-        """Gradients and modes as the number of thawed phases says."""
-        assert self._plan is not None
-        for part in self._plan.parts[: self.thawed]:
-            for parameter in part.parameters.values():
-                parameter.requires_grad_(True)
-        frozen = self._plan.frozen(self.thawed)
-        for parameter in frozen.values():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        ours = {id(p) for p in frozen.values()}
-        # frozen by the user, for good; what another schedule holds is thawed at another time
-        fixed = {id(p) for p in module.parameters() if not p.requires_grad} - ours - self._of_others
-        held = frozen_modules(module, ours, fixed, self._plan.named) if frozen else {}
-        self._held.release(held)
-        self._held.hold(held)
-        wrap_again(trainer)
+        if self.thawed > before and self._part is not None:
+            self._part.freeze(self.thawed)
+            wrap_again(trainer)
 
     def _release(self) -> None:
         """Parameters and modes as they were; does nothing the second time."""
-        for parameter, required in self._given:
-            parameter.requires_grad_(required)
-        self._held.release({})
-        self._given, self._plan = [], None
+        if self._part is not None:
+            self._part.release()
+        self._part = None
         self._steps.epoch_starts()
 
     def state_dict(self) -> dict[str, Any]:

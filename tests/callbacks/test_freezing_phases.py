@@ -69,9 +69,8 @@ def test_thaws_when_it_is_said(trigger: dict[str, Any], options: dict[str, Any],
 
 
 def test_several_phases_one_after_the_other():
-    assert thaws({"thaw": "re:^neck$", "step": 2}, {"thaw": "re:^backbone.5$", "epoch": 1}, {"thaw": "all", "fraction": 0.9}) == [
-        2, 4, 11,
-    ]  # fmt: skip
+    middle = {"thaw": "re:^backbone.5$", "epoch": 1}
+    assert thaws({"thaw": "re:^neck$", "step": 2}, middle, {"thaw": "all", "fraction": 0.9}) == [2, 4, 11]
     # a phase waits for the one before it, and then is not late any more
     assert thaws({"thaw": "re:^neck$", "epoch": 2}, {"thaw": "all", "step": 1}) == [8]
 
@@ -242,7 +241,10 @@ def test_bad_arguments(arguments: dict[str, Any], said: str):
     [
         ({"phases": [HEAD, {"thaw": "head", "epoch": 1}]}, r"phase 1 \(head\) has nothing left to thaw"),
         ({"phases": [{"thaw": "haed"}]}, "selector 'haed'"),
-        ({"phases": [HEAD, {"thaw": "all", "epoch": 1, "lr": 0.01}]}, "lr=0.01 for all, of which the optimizer holds 8"),
+        (
+            {"phases": [HEAD, {"thaw": "all", "epoch": 1, "lr": 0.01}]},
+            "lr=0.01 for all, of which the optimizer holds 8",
+        ),
         ({"recipe": "lp_ft", "recipe_options": {"every": 2}}, "recipe 'lp_ft' with every"),
     ],
 )

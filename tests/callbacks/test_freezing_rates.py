@@ -136,7 +136,10 @@ def stepped(optimizer: Optimizer) -> Any:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (PerGroup, "LR scheduler 'PerGroup', and 1 parameters of backbone that no optimizer holds; expected torch's own"),
+        (
+            PerGroup,
+            "LR scheduler 'PerGroup', and 1 parameters of backbone that no optimizer holds; expected torch's own",
+        ),
         (lambda o: lr_scheduler.SequentialLR(o, [PerGroup(o), Halving(o)], [2]), "LR scheduler 'PerGroup', and"),
         (lambda o: type("Foreign", (), {"optimizer": o})(), "LR scheduler 'Foreign', and"),
         (stepped, "LR scheduler 'StepLR' that has been stepped, and .* HINT: give the optimizer all parameters"),
@@ -169,7 +172,9 @@ def test_a_rate_for_what_the_optimizer_holds_is_refused():
     held = parameter()
     optimizer = SGD([held], lr=0.1)
     part = Part(Phase("stage3", "epoch", 1, 0.01), {"a": held, "b": parameter()})
-    with pytest.raises(InputError, match=r"lr=0\.01 for stage3, of which the optimizer holds 1 of 2 .*parameter_groups"):
+    with pytest.raises(
+        InputError, match=r"lr=0\.01 for stage3, of which the optimizer holds 1 of 2 .*parameter_groups"
+    ):
         add_missing_groups([optimizer], [], [part])
     assert len(optimizer.param_groups) == 1
 

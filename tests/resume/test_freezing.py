@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_cl import EWC, FreezingSchedule, L2SP, Replay
+from lightning_cl import EWC, L2SP, FreezingSchedule, Replay
 from lightning_cl.sequence import run_sequence
 from tests.resume.helpers import Killed, Recorder, contents, differences, module, stream, trainer
 
