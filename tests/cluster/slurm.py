@@ -108,7 +108,7 @@ class Slurm:
         )
         return " ".join(sorted(set(done.stdout.split())))
 
-    def wait(self, job: str, seconds: float = 400) -> str:
+    def wait(self, job: str, seconds: float = 900) -> str:
         """The state in which a job ended."""
         deadline = time.monotonic() + seconds
         while any(word in self.state(job) for word in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUE")):

@@ -42,7 +42,7 @@ def submit(slurm: Slurm, folder: Path, place: str, nodes: int = 1, tasks: int = 
 
 
 def reached(folder: Path, slurm: Slurm, job: str) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while not (folder / "marker").exists():
         assert time.monotonic() < deadline, (folder / "job.out").read_text()[-2000:]
         assert "FAILED" not in slurm.state(job), (folder / "job.out").read_text()[-2000:]
@@ -120,7 +120,7 @@ def test_a_sweep_is_an_array_job(slurm: Slurm, undisturbed: Any, tmp_path: Path)
                "seed=0,1", f"hydra.sweep.dir={tmp_path / 'runs'}", "hydra.launcher.signal_delay_s=30",
                *(a for a in ARGUMENTS if a != "reference_methods=[]")]  # fmt: skip
     sweep = subprocess.Popen(command, env=slurm.environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while not (found := slurm.run("squeue", "-h", "-t", "RUNNING", "-r", "-o", "%i").split()):
         assert time.monotonic() < deadline
         time.sleep(0.5)
