@@ -4,6 +4,7 @@
     python scripts/benchmark.py end_to_end --json end_to_end.json   # needs MNIST: --data-dir or $LIGHTNING_CL_DATA
     python scripts/benchmark.py ewc --json ewc.json                 # the penalty in each training step
     python scripts/benchmark.py importance --json importance.json   # the Fisher and the penalty; needs transformers
+    python scripts/benchmark.py freezing --json freezing.json       # a step while a part is frozen
     python scripts/benchmark.py replay --json replay.json           # the memory in each step; needs 4 GB of RAM
 
 Writes a list of {"name", "ours", "reference", "ratio", "unit", "reference_is"}.
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmark_freezing import freezing
 from benchmark_importance import importance
 from benchmark_replay import replay
 from torch import nn
@@ -205,9 +207,15 @@ def all_of_replay(data_dir: str, repeats: int) -> list[dict[str, Any]]:
     return replay(repeats, alternating, row, _step_seconds)
 
 
+def all_of_freezing(data_dir: str, repeats: int) -> list[dict[str, Any]]:
+    """What a freezing schedule costs in each step."""
+    return freezing(repeats, alternating, row, _step_seconds)
+
+
 SUBJECTS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {
     "end_to_end": end_to_end,
     "ewc": ewc,
+    "freezing": all_of_freezing,
     "importance": all_of_importance,
     "replay": all_of_replay,
 }

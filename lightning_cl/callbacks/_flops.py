@@ -25,7 +25,8 @@ class FlopCounter(Callback):
         self.measured: dict[str, list[int]] = {}  # FLOPs of the first step, and its samples
         self.samples: dict[str, int] = {}
         self._mode: FlopCounterMode | None = None
-        self._kind, self._size, self._trainable = "", 0, 0
+        self._kind, self._size = "", 0
+        self._parameters: list[Any] = []
 
     @property
     def total(self) -> int:
@@ -33,19 +34,19 @@ class FlopCounter(Callback):
         return sum(flops * self.samples.get(kind, 0) // size for kind, (flops, size) in self.measured.items())
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Look how much is trainable; a fit that goes on inside an epoch starts none."""
+        """Look what can be trainable; a fit that goes on inside an epoch starts none."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Look how much is trainable."""
-        self._trainable = sum(p.requires_grad for p in pl_module.parameters())
+        """Look what can be trainable: walking through the modules takes longer than asking their parameters."""
+        self._parameters = list(pl_module.parameters())
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start measuring if a step of this kind has not been seen."""
         self._leave()
         shapes = [leaf.shape for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
         self._size = next((int(shape[0]) for shape in shapes if shape), 1)
-        self._kind = f"{[tuple(shape[1:]) for shape in shapes]} {self._trainable}"
+        self._kind = f"{[tuple(shape[1:]) for shape in shapes]} {sum(p.requires_grad for p in self._parameters)}"
         if self._kind not in self.measured:
             self._mode = FlopCounterMode(display=False)
             self._mode.__enter__()

@@ -1,70 +1,104 @@
 """Freezing schedules."""
 
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 
 from lightning_cl import _compat
-from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.callbacks._freezing_arguments import FreezingArguments
+from lightning_cl.callbacks._freezing_optimizer import add_missing_groups, refuse_other_groups
+from lightning_cl.callbacks._freezing_part import FrozenPart, requiring
+from lightning_cl.callbacks._freezing_phases import Phase
+from lightning_cl.callbacks._freezing_plan import chosen_by_name
+from lightning_cl.callbacks._freezing_table import rows, show
+from lightning_cl.callbacks._freezing_triggers import Plateau, due, refuse_endless
+from lightning_cl.callbacks._freezing_wrap import refuse_strategies, wrap_again
+from lightning_cl.callbacks._plateau_resume import PlateauSteps
 from lightning_cl.errors import InputError
 
 log = logging.getLogger(__name__)
 
 
 class FreezingSchedule(Callback):
-    """Keeps part of a model frozen until an epoch of each fit, then trains all of it.
+    """Trains a model part by part: frozen at first, thawed in phases, in each fit anew.
 
-    The user's optimizer is respected: parameters are frozen after it was built, so it holds them all along, no group
-    is added or rewritten on thaw, and every LR scheduler works. While frozen they require no gradient and have none,
-    so neither momentum nor weight decay moves them. Parameters that did not require a gradient before stay so.
+    What thaws is named by depth group (``"head"``, ``"stage3"``, ``"stem"``: see ``depth_groups``), ``"all"``,
+    ``"all_but_head"``, by ``"re:REGEX"`` on module names or by ``"type:BatchNorm2d"``; what no phase names stays
+    frozen. When: by ``epoch``, ``step`` (of the optimizer), ``fraction`` of the training, or ``plateau`` of a metric.
+    A phase waits for the one before it. A table at the start says what thaws when with which learning rate.
 
-    The frozen part is in eval mode, whoever calls ``.train()``: BatchNorm normalises with its running statistics and
-    leaves them alone, dropout does nothing. To it belong all modules whose parameters are all frozen. A module without
-    parameters (dropout, BatchNorm with ``affine=False``) that stands in none of these goes with its neighbours: it
-    is frozen if the modules with parameters that are defined before and after it, in the same parent, are frozen. So
-    dropout between a frozen layer and the head stays the head's. A regular expression that matches its own name
-    freezes it in any case.
+    **Optimizer.** It is the user's. Parameters are frozen after it was built; those that it holds stay where they are,
+    their groups and learning rates are not touched, and so every LR scheduler works. While frozen they have no
+    gradient, so that neither momentum nor weight decay moves them. Parameters that a phase names and that no optimizer
+    holds (``configure_optimizers`` filtered by ``requires_grad``) become a group of it at the start of the fit, with
+    the settings of its first group, and the phase's ``lr`` if it has one. That group's learning rate follows the LR
+    schedulers as if it had been there when they were made: from the start of the fit, not from its thaw. Schedulers
+    for which this is not known to be right are refused at the start.
 
-    State: whether the part is thawed; a resumed fit equals an uninterrupted one. After the fit everything is as it was
-    given; methods of ``run_sequence`` that look at the module then see what was not thawed as frozen still.
+    **Frozen part.** It is in eval mode, whoever calls ``.train()``: BatchNorm normalises with its running statistics
+    and leaves them alone, dropout does nothing. To it belong all modules whose parameters are all frozen. A module
+    without parameters (dropout, BatchNorm with ``affine=False``) that stands in none of these goes with its neighbours:
+    it is frozen if the modules with parameters that are defined before and after it, in the same parent, are frozen.
+    So dropout between a frozen layer and the head stays the head's.
+
+    **Several processes.** ``DistributedDataParallel`` notes once which parameters require a gradient. Therefore the
+    module is wrapped anew, by the strategy's own ``configure_ddp()``, when it is frozen and at every thaw: ranks stay
+    equal to the bit, gradients of the frozen part are neither waited for nor sent, and accumulation, clipping and
+    communication hooks work as ever.
+
+    State: how many phases are thawed, and the plateau's best value and patience; a resumed fit equals an uninterrupted
+    one. After the fit everything is as it was given; methods of ``run_sequence`` that look at the module then see what
+    was not thawed as frozen still.
 
     Args:
-        freeze: ``"all_but_head"`` (all parameters but those of the last Linear layer), or regular expressions that
-            are searched for in parameter names.
-        until_epoch: The epoch (of each fit, from 0) at whose start everything is thawed; None never thaws.
-        name: Distinguishes several schedules on a Trainer; they may not freeze the same parameters.
+        freeze: Short form with two phases: ``"all_but_head"`` (all parameters but those of the last Linear layer), or
+            regular expressions that are searched for in parameter names, are frozen first. Without any argument:
+            ``"all_but_head"``. What did not require a gradient before stays so.
+        until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
+        phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
+            others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
+            "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you
+            froze. Or a YAML file with them (``generated_schedule`` and ``schedule_yaml`` make one to be edited).
+        recipe: Phases by name: ``linear_probe``, ``lp_ft``, ``gradual_unfreeze``, ``last_k``, ``surgical_first``,
+            ``full``.
+        recipe_options: Arguments of the recipe; see ``recipe_phases``.
+        groups: Depth groups instead of those that ``depth_groups(module)`` finds: a list of them, or
+            ``{name: selector}`` from input to output.
+        keep_frozen: Name or names that no phase thaws (fixed position embeddings, for instance).
+        table: Print the table; it is logged in any case.
+        name: Distinguishes several schedules on a Trainer; only short forms can be combined, on different parameters.
 
     Raises:
-        InputError: If nothing matches, everything matches, several processes train (an optimizer step would miss
-            thawed gradients on other ranks), or the strategy is sharded.
+        InputError: For arguments that cannot be right; at the start of the fit if a name matches nothing, ``lr`` is
+            given for parameters that the optimizer holds, an LR scheduler or optimizer cannot take a group, or the
+            strategy is sharded; at the end of an epoch if the monitored metric was not logged.
     """
 
     def __init__(
-        self, freeze: str | Sequence[str] = "all_but_head", until_epoch: int | None = 1, *, name: str = "freezing"
+        self,
+        freeze: str | Sequence[str] | None = None,
+        until_epoch: int | None = 1,
+        *,
+        phases: Sequence[Mapping[str, Any]] | str | Path | None = None,
+        recipe: str | None = None,
+        recipe_options: Mapping[str, Any] | None = None,
+        groups: Any = None,
+        keep_frozen: str | Sequence[str] | None = None,
+        table: bool = True,
+        name: str = "freezing",
     ) -> None:
-        if until_epoch is not None and (
-            not isinstance(until_epoch, int) or isinstance(until_epoch, bool) or until_epoch < 1
-        ):
-            raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
-        self.freeze = freeze if freeze == "all_but_head" else [freeze] if isinstance(freeze, str) else list(freeze)
-        for pattern in self.freeze if isinstance(self.freeze, list) else []:
-            try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
-                raise InputError(
-                    f"freeze={pattern!r} ({error})", "a regular expression", "try freeze='^backbone'"
-                ) from error
-        self.until_epoch, self.name = until_epoch, name
-        self.thawed = False
-        self._parameters: list[nn.Parameter] = []
-        self._patches: list[tuple[nn.Module, InstancePatch]] = []
-        self._training: set[nn.Module] = set()  # held modules that are, or were told to be, in training mode
+        self.arguments = FreezingArguments(freeze, until_epoch, phases, recipe, recipe_options, groups, keep_frozen)
+        self.table, self.name = table, name
+        self.thawed = 1  # phases; the first one always is
+        self._plateau, self._steps = Plateau(), PlateauSteps()
+        self._part: FrozenPart | None = None
         self._restored = False
+        self._groups_saved: list[int] = []  # of each optimizer in the checkpoint
+        self._shown: list[tuple[str, ...]] = []
 
     @property
     def state_key(self) -> str:
@@ -75,31 +109,60 @@ class FreezingSchedule(Callback):
         """Refuse what cannot work. A checkpoint's state is loaded after this."""
         if stage != "fit":
             return
-        if trainer.world_size > 1:
+        refuse_strategies(trainer, type(self).__name__)
+        others = [c for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self]
+        if others and not all(schedule.arguments.freeze for schedule in (self, *others)):
             raise InputError(
-                f"FreezingSchedule with {trainer.world_size} processes", "one process", "set devices=1 num_nodes=1"
+                "phases or a recipe beside another FreezingSchedule", "one schedule", "put all phases in it"
             )
-        strategy = _compat.strategy_name(trainer)
-        if strategy in _compat.SHARDED:
-            raise InputError(f"strategy {strategy!r} with FreezingSchedule", "whole parameters", "use strategy='auto'")
-        self._restored = False
+        refuse_endless(self.arguments.phases, trainer)
+        self._restored, self._groups_saved = False, []
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Note how many parameter groups are coming."""
+        self._groups_saved = [len(state["param_groups"]) for state in checkpoint.get("optimizer_states", [])]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Freeze, now that the optimizer holds the parameters and the head has its rows."""
-        self.thawed = self.thawed and self._restored
-        if not self.thawed:
-            schedules = [c for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self]
-            self._freeze(pl_module, {id(p) for other in schedules for p in other._parameters})
+        if not self._restored:
+            self.thawed, self._plateau, self._steps = 1, Plateau(), PlateauSteps()
+        plan = self.arguments.plan(pl_module)
+        self.thawed = min(self.thawed, len(plan.parts))
+        optimizers, schedulers = _compat.optimizers_of(trainer, pl_module)
+        # in the short form what is not frozen is the user's business
+        add_missing_groups(optimizers, schedulers, plan.parts[1 if self.arguments.freeze else 0 :])
+        refuse_other_groups(self._groups_saved, optimizers, self.state_key)
+        others = [c._part for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self and c._part]
+        of_others = {id(p) for other in others for p in other.plan.frozen(0).values()}
+        self._part = FrozenPart(pl_module, plan, of_others)
+        self._part.freeze(self.thawed)
+        wrap_again(trainer)
+        table = rows(plan, optimizers)
+        show(self.name, table, printed=self.table and trainer.is_global_zero and table != self._shown)
+        self._shown = table
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Thaw when a checkpoint without our state is resumed behind that epoch."""
-        self.on_train_epoch_start(trainer, pl_module)
+        """Thaw when a checkpoint without our state is resumed behind a phase's time."""
+        self._steps.make_up(trainer)
+        self._thaw(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Thaw when it is time."""
-        if not self.thawed and self.until_epoch is not None and trainer.current_epoch >= self.until_epoch:
-            self._release()
-            self.thawed = True
+        self._steps.epoch_starts()
+        self._thaw(trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Thaw when it is time."""
+        self._thaw(trainer, batch_idx)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the monitored metric."""
+        self._plateau.look(self._next, trainer, after_validation=True)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the monitored metric; let the epoch of a resume end as any other."""
+        self._plateau.look(self._next, trainer, after_validation=False)
+        self._steps.epoch_ends(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was given."""
@@ -112,103 +175,46 @@ class FreezingSchedule(Callback):
     @contextmanager
     def as_fitted(self, pl_module: Any) -> Iterator[None]:
         """Inside the block, what the last fit did not thaw requires no gradient (importances skip it)."""
-        frozen = [] if self.thawed else self._find(pl_module)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
+        freeze = self.arguments.freeze
+        if freeze:
+            with requiring({} if self.thawed > 1 else chosen_by_name(pl_module, freeze), {}):
+                yield
+            return
+        plan = self.arguments.plan(pl_module)
+        with requiring(plan.frozen(self.thawed), plan.thawed(self.thawed)):
             yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
 
-    def _find(self, module: nn.Module) -> list[nn.Parameter]:
-        """The parameters to freeze; by identity, because two may have the same values or the same tensor."""
-        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        if self.freeze == "all_but_head":
-            # a cosine head is no Linear layer
-            kinds = [(name, m, isinstance(m, nn.Linear)) for name, m in module.named_modules()]
-            linear = [(name, m) for name, m, is_linear in kinds if is_linear or hasattr(m, "similarities")]
-            head = {id(p) for p in linear[-1][1].parameters()} if linear else {id(p) for _, p in named}
-            chosen = [p for _, p in named if id(p) not in head]
-        else:
-            chosen = [p for n, p in named if self._matches(n)]
-        return chosen
+    @property
+    def _next(self) -> Phase | None:
+        """The phase that is waited for."""
+        waiting = self._part.plan.parts[self.thawed :] if self._part is not None else []
+        return waiting[0].phase if waiting else None
 
-    def _matches(self, name: str) -> bool:
-        return self.freeze != "all_but_head" and any(re.search(pattern, name) for pattern in self.freeze)
-
-    def _freeze(self, module: nn.Module, of_others: set[int]) -> None:
-        named = [name for name, p in module.named_parameters() if p.requires_grad]
-        self._parameters = self._find(module)
-        if not 0 < len(self._parameters) < len(named):
-            examples = ", ".join(named[:4])
-            raise InputError(
-                f"freeze={self.freeze!r} matches {len(self._parameters)} of {len(named)} trainable parameters",
-                "some but not all of them",
-                f"names are like {examples}",
-            )
-        # frozen by the user, for good; what another schedule holds is thawed at another time
-        fixed = {id(p) for p in module.parameters() if not p.requires_grad} - of_others
-        ours = {id(p) for p in self._parameters}
-        log.info("%s: %d of %d parameters frozen", self.name, len(ours), len(list(module.parameters())))
-        for parameter in self._parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        frozen: dict[nn.Module, None] = {}
-        for name, part in module.named_modules():
-            own = {id(p) for p in part.parameters()}
-            if (own & ours and own <= ours | fixed) or (not own and name and self._matches(name)):
-                frozen.update(dict.fromkeys(part.modules()))
-            else:
-                frozen.update(dict.fromkeys(m for child in _between(part, ours, fixed) for m in child.modules()))
-        for part in frozen:
-            self._hold(part)
-
-    def _hold(self, part: nn.Module) -> None:
-        """Put a module into eval mode and let its ``train()`` do the same; each one, for it may be called alone."""
-        if part.training:
-            self._training.add(part)
-        part.training = False
-        original = part.train
-
-        def train(mode: bool = True) -> nn.Module:
-            if mode:
-                self._training.add(part)
-            return original(False)
-
-        self._patches.append((part, InstancePatch(part, "train", train)))
+    def _thaw(self, trainer: Any, batch_idx: int = 0) -> None:
+        """Thaw every phase that is due."""
+        before = self.thawed
+        while (phase := self._next) is not None and due(phase, trainer, self._plateau, batch_idx):
+            log.info("%s: %s thawed in epoch %d, at step %d", self.name, phase.what, trainer.current_epoch,
+                     trainer.global_step)  # fmt: skip
+            self.thawed, self._plateau = self.thawed + 1, Plateau()
+        if self.thawed > before and self._part is not None:
+            self._part.freeze(self.thawed)
+            wrap_again(trainer)
 
     def _release(self) -> None:
         """Parameters and modes as they were; does nothing the second time."""
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
-        for part, patch in reversed(self._patches):
-            if not patch.remove():
-                patch.function = patch.original  # somebody stands on top and will go on calling this
-            part.training = part in self._training
-        self._parameters, self._patches, self._training = [], [], set()
+        if self._part is not None:
+            self._part.release()
+        self._part = None
+        self._steps.epoch_starts()
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the part is thawed."""
-        return {"version": 1, "thawed": self.thawed}
+        """How many phases are thawed, and how long the plateau has been waited for."""
+        plateau, steps = self._plateau.state(), self._steps.state()
+        return {"version": 1, "thawed": self.thawed, "plateau": plateau, "lr_steps": steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved."""
-        self.thawed, self._restored = bool(state_dict["thawed"]), True
-
-
-def _between(parent: nn.Module, ours: set[int], fixed: set[int]) -> list[nn.Module]:
-    """Children without parameters whose nearest neighbours with parameters, on either side, are frozen."""
-    children = list(parent.children())
-    own = [{id(p) for p in child.parameters()} for child in children]
-    # None: no parameters; else whether all of them are frozen, at least one by us
-    state = [bool(ids & ours and ids <= ours | fixed) if ids else None for ids in own]
-    if True not in state:
-        return []
-    found = []
-    for i, child in enumerate(children):
-        before = next((s for s in reversed(state[:i]) if s is not None), True)
-        after = next((s for s in state[i + 1 :] if s is not None), True)
-        if state[i] is None and before and after:
-            found.append(child)
-    return found
+        self.thawed, self._restored = int(state_dict["thawed"]), True
+        self._plateau.load(state_dict["plateau"])
+        self._steps.load(state_dict["lr_steps"])

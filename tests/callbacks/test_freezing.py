@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from lightning_cl import EWC, FreezingSchedule
+from lightning_cl.callbacks._freezing_modes import HeldModules, frozen_modules
+from lightning_cl.callbacks._freezing_plan import by_name, chosen_by_name
 from lightning_cl.callbacks._random_state import RandomState
 from lightning_cl.errors import InputError
 from tests.callbacks.freezing_examples import Net, largest_difference, loader, train, weights
@@ -183,21 +185,21 @@ def test_tied_head_weight_is_the_heads() -> None:
             self.embed, self.mix, self.out = nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5)
             self.out.weight = self.embed.weight
 
-    schedule = FreezingSchedule()
-    assert {id(p) for p in schedule._find(Tied())} != set()
     tied = Tied()
-    assert all(p is not tied.embed.weight for p in schedule._find(tied))
+    chosen = chosen_by_name(tied, "all_but_head")
+    assert chosen
+    assert all(p is not tied.embed.weight for p in chosen.values())
 
 
 def freeze(module: nn.Module, which: Any = "all_but_head") -> set[str]:
     """Names of the modules that are held in eval mode."""
-    schedule = FreezingSchedule(which)
-    schedule.on_fit_start(SimpleNamespace(callbacks=[schedule]), module)
+    plan, held = by_name(module, which, 1), HeldModules()
+    held.hold(frozen_modules(module, {id(p) for p in plan.frozen(1).values()}, set(), plan.named))
     module.train()
-    held = {name for name, part in module.named_modules() if not part.training}
-    schedule._release()
+    names = {name for name, part in module.named_modules() if not part.training}
+    held.release([])
     assert all(part.training for part in module.modules())
-    return held
+    return names
 
 
 class Flat(nn.Module):
@@ -326,7 +328,7 @@ def test_as_fitted_freezes_inside_the_block_only() -> None:
             "neck.weight", "neck.bias", "head.weight", "head.bias",
         }  # fmt: skip
     assert sum(p.requires_grad for p in module.parameters()) == 8
-    schedule.thawed = True
+    schedule.thawed = 2
     with schedule.as_fitted(module):
         assert sum(p.requires_grad for p in module.parameters()) == 8
 
@@ -351,19 +353,20 @@ def test_a_pattern_that_matches_nothing_or_everything_is_refused(which: str, mat
         train(Net(), FreezingSchedule(which))
 
 
-def test_several_processes_and_sharded_strategies_are_refused() -> None:
-    schedule = FreezingSchedule()
-    with pytest.raises(InputError, match="FreezingSchedule with 2 processes; expected one process"):
-        schedule.setup(SimpleNamespace(world_size=2), Net(), "fit")
-    strategy = type("FSDPStrategy", (), {})()
-    with pytest.raises(InputError, match="strategy 'FSDPStrategy'"):
-        schedule.setup(SimpleNamespace(world_size=1, strategy=strategy), Net(), "fit")
+def test_sharded_strategies_and_processes_without_ddp_are_refused() -> None:
+    for name, processes, said in (
+        ("FSDPStrategy", 1, "strategy 'FSDPStrategy' with FreezingSchedule; expected whole parameters"),
+        ("XLAStrategy", 2, "strategy 'XLAStrategy' with FreezingSchedule in 2 processes; expected strategy='ddp'"),
+    ):
+        trainer = SimpleNamespace(world_size=processes, strategy=type(name, (), {})(), callbacks=[])
+        with pytest.raises(InputError, match=said):
+            FreezingSchedule().setup(trainer, Net(), "fit")
 
 
 def test_a_later_fit_starts_frozen_again() -> None:
     schedule = FreezingSchedule(BACKBONE, until_epoch=1)
     train(Net(), schedule, epochs=2)
-    assert schedule.state_dict() == {"version": 1, "thawed": True}
+    assert (schedule.state_dict()["version"], schedule.state_dict()["thawed"]) == (1, 2)
     watch = Watch()
     train(Net(), schedule, watch, epochs=2)
     assert watch.frozen == [True] * 4 + [False] * 4

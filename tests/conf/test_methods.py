@@ -21,6 +21,7 @@ NEEDS_BOUNDARY = {
 }
 BY_THE_STEP = {
     *("naive", "cumulative", "from_scratch", "joint", "keep"),
+    *("linear_probe", "lp_ft", "gradual_unfreeze", "surgical_first", "last_k"),
     *("l2sp", "freezing", "lora", "ia3", "der", "derpp", "er_ace"),
 }
 
@@ -28,6 +29,8 @@ BY_THE_STEP = {
 BESIDE = {"balanced_fine_tuning": ["er"]}
 #: a tenth of so little is no step at all
 SHORTER = {"gdumb": ["callbacks.gdumb.max_epochs=2"], "uniform": ["budget=null"]}
+#: these train all of a model with so few layers
+DEEPER = {"last_k": ["model.backbone.hidden=[16,16]"], "surgical_first": ["model.backbone.hidden=[16,16,16]"]}
 SHORT = (
     *("batch_size=16", "limit_tasks=2", "trainer.max_epochs=1", "+trainer.limit_train_batches=8"),
     *("model.backbone.hidden=[16]", "accelerator=cpu", "progress_bar=false", "+trainer.enable_model_summary=false"),
@@ -47,7 +50,8 @@ def learn(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def call(methods: list[str], as_: list[str] | None = None) -> Learnt:
         own = [override for method in as_ or methods for override in SHORTER.get(method, [])]
         config = composed(f"method=[{','.join(as_ or methods)}]", *SHORT, *own)
-        config.model = composed(f"method=[{','.join(methods)}]", *SHORT).model
+        layers = [override for method in methods for override in DEEPER.get(method, [])]
+        config.model = composed(f"method=[{','.join(methods)}]", *SHORT, *layers).model
         # naive is trained twice: what differs from it must not do so by chance
         key = f"{methods if as_ is None else ('as', as_)} {config.model}"
         if key not in known:

@@ -1,0 +1,64 @@
+"""What the arguments of a freezing schedule have to be, and the plan that they make for a module."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from lightning_cl.callbacks._freezing_phases import Phase, parse
+from lightning_cl.callbacks._freezing_plan import Plan, by_name, by_phases, groups_of, patterns
+from lightning_cl.errors import InputError
+from lightning_cl.finetuning.depth_groups import DepthGroup
+from lightning_cl.finetuning.recipes import recipe_phases
+
+
+class FreezingArguments:
+    """Checked arguments; see :class:`~lightning_cl.FreezingSchedule`. ``freeze`` is None unless it is the short form.
+
+    Raises:
+        InputError: For arguments that exclude each other or cannot be right for any module.
+    """
+
+    def __init__(
+        self,
+        freeze: str | Sequence[str] | None,
+        until_epoch: int | None,
+        phases: Any,
+        recipe: str | None,
+        recipe_options: Mapping[str, Any] | None,
+        groups: Any,
+        keep_frozen: str | Sequence[str] | None,
+    ) -> None:
+        forms = {"freeze": freeze, "phases": phases, "recipe": recipe}
+        given = [key for key, value in forms.items() if value is not None]
+        if len(given) > 1:
+            raise InputError(" and ".join(given), "one of freeze, phases and recipe", f"keep {given[-1]}")
+        if recipe_options and recipe is None:
+            raise InputError("recipe_options without a recipe", "recipe and its options", "set recipe='lp_ft', say")
+        short = given in ([], ["freeze"])
+        if keep_frozen and short:
+            raise InputError("keep_frozen without phases or a recipe", "phases or a recipe", "leave it out")
+        if until_epoch is not None and (
+            not isinstance(until_epoch, int) or isinstance(until_epoch, bool) or until_epoch < 1
+        ):
+            raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
+        if recipe is not None:  # its options depend on the model's groups
+            recipe_phases(recipe, [DepthGroup(name, (), ()) for name in ("stem", "stage1", "head")])
+        self.freeze = patterns("all_but_head" if freeze is None else freeze) if short else None
+        self.phases: list[Phase] = parse(phases) if phases is not None else []
+        self.until_epoch, self.recipe, self.recipe_options = until_epoch, recipe, dict(recipe_options or {})
+        self.groups, self.keep_frozen = groups, keep_frozen
+
+    def plan(self, module: nn.Module) -> Plan:
+        """What thaws in which order.
+
+        Raises:
+            InputError: If a name matches nothing.
+        """
+        if self.freeze is not None:
+            return by_name(module, self.freeze, self.until_epoch)
+        groups = groups_of(module, self.groups)
+        phases = self.phases
+        if self.recipe is not None:
+            phases = parse(recipe_phases(self.recipe, groups, **self.recipe_options))
+        return by_phases(module, phases, groups, self.keep_frozen)

@@ -1,0 +1,127 @@
+"""Which parameters each phase of a freezing schedule thaws."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lightning_cl.callbacks._freezing_phases import Phase
+from lightning_cl.errors import InputError
+from lightning_cl.finetuning.depth_groups import DepthGroup, depth_groups
+from lightning_cl.finetuning.recipes import select_parameters
+
+
+@dataclass
+class Part:
+    """A phase with the parameters that it is the first to thaw, by name; identity counts, not names or values."""
+
+    phase: Phase
+    parameters: dict[str, nn.Parameter]
+
+
+@dataclass
+class Plan:
+    """Parts in the order in which they thaw, and what never does. ``named``: modules that are asked for by name."""
+
+    parts: list[Part]
+    never: dict[str, nn.Parameter]
+    named: set[str]
+
+    def frozen(self, thawed: int) -> dict[str, nn.Parameter]:
+        """What is frozen when this many parts are thawed."""
+        waiting = {name: p for part in self.parts[thawed:] for name, p in part.parameters.items()}
+        return {**waiting, **self.never}
+
+    def thawed(self, thawed: int) -> dict[str, nn.Parameter]:
+        """What is trained then."""
+        return {name: p for part in self.parts[:thawed] for name, p in part.parameters.items()}
+
+
+def by_phases(module: nn.Module, phases: list[Phase], groups: Any, keep_frozen: Any) -> Plan:
+    """Everything is the schedule's: a phase thaws what it names, whoever froze it; the rest stays frozen.
+
+    Raises:
+        InputError: If a phase has nothing left to thaw.
+    """
+    named: dict[str, nn.Parameter] = dict(module.named_parameters())
+    taken = {id(p) for _, p in select_parameters(module, keep_frozen, groups)} if keep_frozen else set()
+    parts = []
+    for i, phase in enumerate(phases):
+        chosen = {name: p for name, p in select_parameters(module, phase.thaw, groups) if id(p) not in taken}
+        if not chosen:
+            raise InputError(
+                f"phase {i} ({phase.what}) has nothing left to thaw", "a phase with frozen parameters", "leave it out"
+            )
+        taken |= {id(p) for p in chosen.values()}
+        parts.append(Part(phase, chosen))
+    thawed = {id(p) for part in parts for p in part.parameters.values()}
+    return Plan(parts, {name: p for name, p in named.items() if id(p) not in thawed}, set())
+
+
+def groups_of(module: nn.Module, groups: Any) -> list[DepthGroup]:
+    """The given groups, the model's own, or new ones from ``{name: selector}`` in the order from input to output."""
+    if groups is None:
+        return depth_groups(module)
+    if not isinstance(groups, Mapping):
+        return list(groups)
+    selected = {name: select_parameters(module, selector) for name, selector in groups.items()}
+    return [DepthGroup(name, (), tuple(n for n, _ in named)) for name, named in selected.items()]
+
+
+def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None) -> Plan:
+    """Two parts: what is not chosen, and what is chosen and thawed at an epoch. What needs no gradient is nobody's.
+
+    Raises:
+        InputError: If nothing matches, or everything.
+    """
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    chosen = chosen_by_name(module, freeze)
+    if not 0 < len(chosen) < len(named):
+        raise InputError(
+            f"freeze={freeze!r} matches {len(chosen)} of {len(named)} trainable parameters",
+            "some but not all of them",
+            f"names are like {', '.join(list(named)[:4])}",
+        )
+    rest = {name: p for name, p in named.items() if name not in chosen}
+    parts = [Part(Phase("the rest"), rest)]
+    if until_epoch is not None:
+        parts.append(Part(Phase(freeze, "epoch", until_epoch), chosen))
+        chosen = {}
+    asked = {n for n, _ in module.named_modules() if n and freeze != "all_but_head" and _matches(freeze, n)}
+    return Plan(parts, chosen, asked)
+
+
+def chosen_by_name(module: nn.Module, freeze: str | list[str]) -> dict[str, nn.Parameter]:
+    """The trainable parameters to freeze; each once, though two may have the same values or the same tensor."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if freeze != "all_but_head":
+        return {name: p for name, p in named.items() if _matches(freeze, name)}
+    # a cosine head is no Linear layer
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear) or hasattr(m, "similarities")]
+    head = {id(p) for p in (linear[-1] if linear else module).parameters()}
+    return {name: p for name, p in named.items() if id(p) not in head}
+
+
+def patterns(freeze: Any) -> str | list[str]:
+    """``"all_but_head"``, or regular expressions that can be compiled.
+
+    Raises:
+        InputError: With the one that cannot.
+    """
+    if freeze == "all_but_head":
+        return "all_but_head"
+    given = [freeze] if isinstance(freeze, str) else list(freeze)
+    for pattern in given:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise InputError(
+                f"freeze={pattern!r} ({error})", "a regular expression", "try freeze='^backbone'"
+            ) from error
+    return given
+
+
+def _matches(freeze: Iterable[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in freeze)
