@@ -1,12 +1,15 @@
 """LogME: how well features explain labels, without training anything."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+_DECADES = 10
 
-def logme(features: Tensor, labels: Tensor, *, max_iterations: int = 1000, tolerance: float = 1e-9) -> float:
+
+def logme(features: Tensor, labels: Tensor) -> float:
     r"""Logarithm of the maximum evidence per sample (You et al. 2021, arXiv:2102.11005); larger is better.
 
     Each class is a regression of its indicator y on the features F (N, D), ``y ~ N(F w, 1/beta)`` with the prior
@@ -15,15 +18,14 @@ def logme(features: Tensor, labels: Tensor, *, max_iterations: int = 1000, toler
     ``1/2N [N log beta + D log alpha - N log 2 pi - beta |Fm - y|^2 - alpha |m|^2 - log |A|]``,
     ``A = alpha I + beta F'F``, ``m = beta A^-1 F'y``,
 
-    is maximised over alpha and beta by MacKay's fixed point, and averaged over the classes that occur. One
-    eigendecomposition, of F'F or FF', the smaller one, serves all classes; computed in float64. The scale of the
-    features does not matter; as in the paper there is no intercept.
+    is maximised over alpha and beta, and averaged over the classes that occur. The paper iterates a fixed point; here
+    beta is eliminated, and the best ``t = alpha / beta`` is looked for on a grid and then to ten digits, so that the
+    maximum is the global one. One eigendecomposition, of F'F or FF', the smaller one, serves all classes; in float64.
+    The scale of the features does not matter; as in the paper there is no intercept.
 
     Args:
         features: (N, D).
         labels: (N,) long.
-        max_iterations: Of the fixed point.
-        tolerance: Largest relative change of alpha / beta at which it ends.
 
     Raises:
         ValueError: For shapes that do not fit, fewer than two classes, or features that are not finite or all zero.
@@ -43,8 +45,31 @@ def logme(features: Tensor, labels: Tensor, *, max_iterations: int = 1000, toler
         raise ValueError("features that are not finite, or all zero; expected others")
     y = (labels[:, None] == classes).to(f)
     squares, projected = _spectrum(f, y)
-    alpha, beta = _evidence_maximum(squares, projected, y, max_iterations, tolerance)
-    return float((_log_evidence(squares, projected, y, alpha, beta) / len(y)).mean())
+    outside = (y.square().sum(0) - projected.square().sum(0)).clamp(min=0)
+
+    def evidence(log_t: Tensor) -> Tensor:
+        """Of each class (C,) at its own t, with the best beta for it, N / (|Fm - y|^2 + t |m|^2)."""
+        shrunk = log_t.exp() / (log_t.exp() + squares[:, None])
+        misfit = (projected.square() * shrunk).sum(0) + outside
+        return 0.5 * (shrunk.log().sum(0) - len(y) * ((2 * math.pi * misfit / len(y)).log() + 1)) / len(y)
+
+    return float(evidence(_argmax(evidence, squares, len(classes))).mean())
+
+
+def _argmax(evidence: Callable[[Tensor], Tensor], squares: Tensor, n_classes: int) -> Tensor:
+    """log t (C,) of each class: the best of a grid, then a golden section around it."""
+    top = float(squares[-1].log())
+    # labels that are fitted exactly have no finite evidence at t = 0
+    grid = torch.linspace(top - _DECADES * math.log(10), top + _DECADES * math.log(10), 10 * _DECADES).to(squares)
+    best = torch.stack([evidence(point.expand(n_classes)) for point in grid]).argmax(0)
+    step = grid[1] - grid[0]
+    low, high = grid[best] - step, grid[best] + step
+    golden = (math.sqrt(5) - 1) / 2
+    for _ in range(45):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        in_left = evidence(left) > evidence(right)
+        low, high = torch.where(in_left, low, left), torch.where(in_left, right, high)
+    return (low + high) / 2
 
 
 def _spectrum(f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,38 +81,3 @@ def _spectrum(f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if d <= n:
         return squares, (vectors.T @ (f.T @ y)) / squares.sqrt()[:, None]
     return squares, vectors.T @ y
-
-
-def _evidence_maximum(
-    squares: Tensor, projected: Tensor, y: Tensor, max_iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """alpha and beta (C,) of each class."""
-    n = len(y)
-    alpha, beta = (torch.ones(y.shape[1], dtype=y.dtype, device=y.device) for _ in range(2))
-    for _ in range(max_iterations):
-        weight, residual = _weight_and_residual(squares, projected, y, alpha, beta)
-        effective = (beta * squares[:, None] / (alpha + beta * squares[:, None])).sum(0)
-        before = alpha / beta
-        alpha, beta = effective / weight, (n - effective).clamp(min=1e-12 * n) / residual
-        if ((alpha / beta - before).abs() <= tolerance * before).all():
-            break
-    return alpha, beta
-
-
-def _weight_and_residual(
-    squares: Tensor, projected: Tensor, y: Tensor, alpha: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``|m|^2`` and ``|Fm - y|^2`` (C,), kept from zero: labels that are fitted exactly have no finite evidence."""
-    total = alpha + beta * squares[:, None]
-    weight = (squares[:, None] * (beta * projected / total) ** 2).sum(0)
-    outside = (y.square().sum(0) - projected.square().sum(0)).clamp(min=0)
-    residual = ((alpha * projected / total) ** 2).sum(0) + outside
-    return weight.clamp(min=1e-12 / squares[-1]), residual.clamp(min=1e-10 * len(y))
-
-
-def _log_evidence(squares: Tensor, projected: Tensor, y: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    n, k = len(y), len(squares)
-    weight, residual = _weight_and_residual(squares, projected, y, alpha, beta)
-    # D log alpha - log |A|, of which the D - k directions that no feature has cancel
-    determinant = k * alpha.log() - (alpha + beta * squares[:, None]).log().sum(0)
-    return 0.5 * (n * (beta.log() - math.log(2 * math.pi)) - beta * residual - alpha * weight + determinant)

@@ -8,7 +8,7 @@ from .console import a_console, a_table, cell, titled
 from .files import write_atomic
 from .html import render, save_figures
 from .style import INK, SOFT, axes, figure, plain, png, series
-from .text import DASH, decimal, number, short_labels, size
+from .text import DASH, decimal, number, short_labels, shorten, size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,12 +35,11 @@ def ranking_lines(found: Found) -> list[list[str]]:
         for key, _ in _SCORES:
             value = number(row[key])
             scores += [decimal(value, 4) if key == "logme" else decimal(value and 100 * value, 1), _rank(row["ranks"][key])]
-        seconds = number(row["seconds_per_sample"])
         lines.append(
             [
                 *(str(place), str(row["name"]), decimal(row["mean_rank"], 2)),
                 *scores,
-                DASH if seconds is None else f"{1000 * seconds:.3g}",
+                _milliseconds(row),
                 f"{row['parameters']:,}",
                 *(size(row["bytes"]), str(row["width"])),
             ]
@@ -83,34 +82,46 @@ def ranking_table(found: Found, console: "Console | None" = None) -> None:
     if table.row_count:
         console.print(titled("Models, " + ", ".join(ranking_facts(found)), table))
     for name, reason in failed:
-        console.print(cell(f"{DASH} {name}: {reason}"))
+        console.print(cell(f"{DASH} {name}: {shorten(reason, 170)}"), soft_wrap=True)
 
 
 def ranking_figure(found: Found) -> "Figure":
     """Three panels of bars, one per score; random weights are hatched."""
     works = _works(found)
-    fig = figure(11.0, max(2.6, 1.3 + 0.36 * len(works)))
+    fig = figure(11.0, max(2.6, 1.2 + 0.46 * len(works)))
     names = [plain(name, 34) for name in short_labels([str(row["name"]) for row in works], 34)]
+    labels = [f"{name}\n{_cost(row)}" for name, row in zip(names, works, strict=True)]
     for i, (part, (key, title)) in enumerate(zip(fig.subfigures(1, 3, width_ratios=[1.75, 1, 1]), _SCORES, strict=True)):
         ax = axes(part, title, grid="x")
         values = [row[key] if key == "logme" else 100 * row[key] for row in works]
-        bars = ax.barh(range(len(works)), values, height=0.66, color=series(i)["color"], alpha=0.85)
+        bars = ax.barh(range(len(works)), values, height=0.62, color=series(i)["color"], alpha=0.85)
         for bar, row in zip(bars, works, strict=True):
             if is_baseline(row):
                 bar.set(alpha=0.4, hatch="///", edgecolor=series(i)["color"])
-        low, high = min(0.0, *values), max(0.0, *values)
-        room = (high - low) or 1.0
-        for place, (value, row) in enumerate(zip(values, works, strict=True)):
+        for place, value in enumerate(values):
             shown = decimal(value, 3 if key == "logme" else 1)
             at: dict[str, Any] = {"xytext": (4 if value >= 0 else -4, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(shown, (value, place), ha="left" if value >= 0 else "right", **at, fontsize=8.5, color=INK)
-        ax.set_xlim(low - 0.3 * room * (low < 0), high + 0.3 * room * (high > 0))
-        if key == "probe" or key == "knn":
+        if key == "logme":
+            low, high = min(0.0, *values), max(0.0, *values)
+            ax.set_xlim(low - 0.3 * (high - low) * (low < 0), high + 0.3 * (high - low) * (high > 0))
+        else:
+            ax.set_xlim(0, 119)
+            ax.set_xticks(range(0, 101, 20))
             ax.axvline(100 * found["majority"], color=SOFT, linewidth=1.1, linestyle=(0, (3, 2)))
-        ax.set_yticks(range(len(works)), names if i == 0 else [""] * len(works))
+        ax.set_yticks(range(len(works)), labels if i == 0 else [""] * len(works))
         ax.tick_params(axis="y", length=0, labelcolor=INK)
         ax.set_ylim(len(works) - 0.4, -0.6)
     return fig
+
+
+def _cost(row: Mapping[str, Any]) -> str:
+    return f"{_milliseconds(row)} ms a sample, {size(row['bytes'])}"
+
+
+def _milliseconds(row: Mapping[str, Any]) -> str:
+    seconds = number(row["seconds_per_sample"])
+    return DASH if seconds is None else f"{1000 * seconds:.3g}"
 
 
 def is_baseline(row: Mapping[str, Any]) -> bool:
