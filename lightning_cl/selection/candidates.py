@@ -1,6 +1,7 @@
 """What the words of a list of candidates mean: overrides of the app's config."""
 
 import difflib
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -85,5 +86,5 @@ def _of_config(text: str, name: str, random: bool, extra: tuple[str, ...]) -> Ca
 
 def _quoted(value: str) -> str:
     """A value that Hydra reads as it is."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'" if set(value) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-") else value
+    escaped = value.replace("'", "\\'")
+    return value if re.fullmatch(r"[\w./-]+", value) else f"'{escaped}'"

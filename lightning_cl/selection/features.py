@@ -88,7 +88,7 @@ def _batches(backbone: nn.Module, loader: TaskLoader, device: torch.device | str
     """Features of each batch and seconds per sample."""
     from lightning.fabric.utilities import move_data_to_device
 
-    with _compat.evaluating(backbone), torch.inference_mode():
+    with _compat.evaluating(backbone), torch.no_grad():
         for batch in loader:
             inputs = move_data_to_device(split_batch(batch).inputs, torch.device(device))
             start = time.perf_counter()
