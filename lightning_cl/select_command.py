@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from lightning_cl.errors import InputError
 
 DESCRIPTION = """\
-Which pretrained model suits this stream? Extracts each candidate's features of the stream's training data, and ranks the
-candidates by LogME, a linear probe and nearest neighbours, beside time and size. Writes selection.json, selection.png and
-selection.html. Features are kept, so that a stopped command goes on."""
+Which pretrained model suits this stream? Extracts each candidate's features of the stream's training data, and ranks
+the candidates by LogME, a linear probe and nearest neighbours, beside time and size. Writes selection.json,
+selection.png and selection.html. Features are kept, so that a stopped command goes on."""
 EPILOG = """\
 candidates: torchvision:NAME and timm:NAME, with weights by name or @FILE; hf:FOLDER or hf:OWNER/NAME; a config under
 conf/model. NAME:random is the same network untrained. Overrides of a model stand behind its name.
@@ -92,7 +92,9 @@ def _candidates(arguments: list[str]) -> tuple[list[str], list[str]]:
     value = OverridesParser.create().parse_override(own[-1]).value()
     listed = value if isinstance(value, list) else [value]
     if not listed or not all(text is not None and not isinstance(text, list | dict) for text in listed):
-        raise InputError(own[-1], "a list of names", "quote what has spaces: candidates=['mlp model.backbone.hidden=[9]']")
+        raise InputError(
+            own[-1], "a list of names", "quote what has spaces: candidates=['mlp model.backbone.hidden=[9]']"
+        )
     return [str(text) for text in listed], others
 
 

@@ -139,5 +139,3 @@ def test_help_says_what_candidates_are(call: Call):
     assert outcome.code == 0
     assert "hf:FOLDER" in outcome.out
     assert "select" in call("--help").out
-
-

@@ -99,5 +99,5 @@ def _fitted(head: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, dec
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     return {name: w.detach() for name, w in weights.items()}

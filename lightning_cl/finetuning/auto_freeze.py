@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -12,47 +11,15 @@ from torch import Tensor, nn
 from lightning_cl import _compat
 from lightning_cl.callbacks._snapshot import kept_state
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning._auto_choice import Choice, decide
 from lightning_cl.finetuning._auto_loss import loss_function
 from lightning_cl.finetuning._probe import NoProbe, Probe, fit_head
 from lightning_cl.finetuning.depth_groups import DepthGroup, depth_groups
 from lightning_cl.finetuning.selectors import head_of
-from lightning_cl.functional.gradient_norms import GroupNorms, relative_gradient_norms, relative_rates
+from lightning_cl.functional.gradient_norms import GroupNorms, relative_gradient_norms
 from lightning_cl.functional.seeding import derive_seed
 
-ENOUGH = 0.9
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen, and why.
-
-    Args:
-        groups: Names of the groups to be trained, from input to output.
-        rates: Of every group, the factor of its learning rate if all are trained (Auto-RGN).
-        table: For each group ``group``, ``parameters``, ``gradient``, ``weight``, ``rgn``, ``share`` (of the sum of
-            all RGN), ``rate``, ``train`` and ``why``.
-        reason: The rule that was applied, in a sentence.
-        probed: Whether the gradients were taken behind a fitted head.
-    """
-
-    groups: tuple[str, ...]
-    rates: dict[str, float]
-    table: tuple[Row, ...]
-    reason: str
-    probed: bool
-
-    def explanation(self) -> str:
-        """The table and the reason, as text."""
-        head = ("group", "parameters", "RGN", "share", "train", "why")
-        lines = [head, *(tuple(_cells(row)) for row in self.table)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        left = (0, 4, 5)
-        text = [
-            "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
-        ]
-        return "\n".join([line.rstrip() for line in text] + [self.reason])
+__all__ = ["Choice", "auto_phases", "choose_groups"]
 
 
 def choose_groups(
@@ -82,8 +49,8 @@ def choose_groups(
     job every process has to call this; norms and losses are averaged, so that all choose alike.
 
     Args:
-        module: The model: a LightningModule, whose ``training_step`` gives the loss; or any module of tensors (x, y) with
-            integer labels, or of a mapping that has ``.loss``.
+        module: The model: a LightningModule, whose ``training_step`` gives the loss; or any module of tensors (x, y)
+            with integer labels, or of a mapping that has ``.loss``.
         batches: A few, on the module's device or on the CPU; more than ``max_batches`` are not looked at.
         loss_fn: ``(module, batch) -> loss`` in place of these.
         groups: The model's depth groups; found by :func:`~lightning_cl.depth_groups`.
@@ -116,7 +83,7 @@ def choose_groups(
             probe, note = _probed(module, found, loss, taken)
         with _fitted_head(module, found, probe):
             norms = _norms(module, found, loss, taken if probe is None else taken[1::2] or taken)
-    return _decided(found, norms, threshold, probe, note)
+    return decide(found, norms, threshold, probe, note)
 
 
 def auto_phases(
@@ -144,10 +111,9 @@ def auto_phases(
         choice = choose_groups(module, loader, groups=found, **options)
     last = head_of(found)
     others = [name for name in choice.groups if name != last]
+    phases: list[dict[str, Any]] = [{"thaw": list(choice.groups)}]
     if choice.probed and head_epochs and others:
         phases = [{"thaw": [last]}, {"thaw": others, "epoch": head_epochs}]
-    else:
-        phases = [{"thaw": list(choice.groups)}]
     return phases, choice.explanation()
 
 
@@ -246,51 +212,3 @@ def _averaged(values: list[float], module: nn.Module) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.all_reduce(total)
     return (total / distributed.get_world_size()).tolist()
-
-
-def _decided(
-    groups: Sequence[DepthGroup], norms: dict[str, GroupNorms], threshold: float, probe: Probe | None, note: str
-) -> Choice:
-    head = head_of(groups)
-    compared = {name: norm for name, norm in norms.items() if probe is None or name != head}
-    rates = relative_rates(compared)
-    explained = 0.0 if probe is None or probe.guess <= 0 else 1 - probe.loss / probe.guess
-    solved = probe is not None and explained >= ENOUGH
-    why = {
-        name: f"{100 * rate:.0f} % of the largest RGN, {'at least' if rate >= threshold else 'below'} {threshold:.0%}"
-        for name, rate in rates.items()
-    }
-    train = {name: rate >= threshold and not solved for name, rate in rates.items()}
-    if solved:
-        why = dict.fromkeys(rates, "the head alone explains the labels")
-    if probe is not None:
-        train[head], why[head], rates[head] = True, "always, behind a fitted head", 1.0
-    if not any(train.values()):
-        train[head], why[head] = True, "there is no gradient anywhere"
-    total = sum(norm.relative for norm in norms.values())
-    table = tuple(
-        {
-            "group": group.name,
-            "parameters": group.size,
-            "gradient": norms[group.name].gradient,
-            "weight": norms[group.name].weight,
-            "rgn": norms[group.name].relative,
-            "share": norms[group.name].relative / total if total > 0 else 0.0,
-            "rate": rates[group.name],
-            "train": train[group.name],
-            "why": why[group.name],
-        }
-        for group in groups
-    )
-    chosen = tuple(group.name for group in groups if train[group.name])
-    if probe is not None:
-        said = f"The fitted head explains {explained:.0%} of the held out labels' entropy"
-        reason = f"{said}: {'no other group is trained.' if solved else f'less than {ENOUGH:.0%}, so features are trained too.'}"
-    else:
-        reason = "Gradients with the head as it is" + (f", because {note}." if note else ".")
-    return Choice(chosen, {group.name: rates[group.name] for group in groups}, table, reason, probe is not None)
-
-
-def _cells(row: Row) -> Iterator[str]:
-    yield from (row["group"], f"{row['parameters']:,}", f"{row['rgn']:.3g}", f"{row['share']:.0%}")
-    yield from ("yes" if row["train"] else "no", row["why"])

@@ -41,14 +41,15 @@ def relative_gradient_norms(
         ValueError: For no batches, a name without weights, or norms that are not finite.
 
     Example:
-        >>> found = relative_gradient_norms([{"w": torch.tensor([3.0, 4.0])}], {"w": torch.tensor([0.0, 2.0])}, {"a": ["w"]})
+        >>> gradients, weights = [{"w": torch.tensor([3.0, 4.0])}], {"w": torch.tensor([0.0, 2.0])}
+        >>> found = relative_gradient_norms(gradients, weights, {"a": ["w"]})
         >>> found["a"]
         GroupNorms(gradient=5.0, weight=2.0, relative=2.5)
     """
     unknown = [name for names in groups.values() for name in names if name not in weights]
     if unknown:
         raise ValueError(f"no weights of {unknown[0]!r}; expected those of every parameter in a group")
-    sums = {group: 0.0 for group in groups}
+    sums = dict.fromkeys(groups, 0.0)
     batches = 0
     for found in gradients:
         batches += 1

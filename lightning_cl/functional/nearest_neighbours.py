@@ -21,7 +21,8 @@ def knn_predictions(
         ValueError: For shapes that do not fit, k < 1, or no neighbours.
 
     Example:
-        >>> knn_predictions(torch.tensor([[1.0, 0], [2, 0], [0, 1]]), torch.tensor([4, 4, 7]), torch.tensor([[3.0, 1]]), k=1)
+        >>> features, labels = torch.tensor([[1.0, 0], [2, 0], [0, 1]]), torch.tensor([4, 4, 7])
+        >>> knn_predictions(features, labels, torch.tensor([[3.0, 1]]), k=1)
         tensor([4])
     """
     if features.dim() != 2 or labels.shape != features.shape[:1]:

@@ -34,7 +34,10 @@ def ranking_lines(found: Found) -> list[list[str]]:
         scores: list[str] = []
         for key, _ in _SCORES:
             value = number(row[key])
-            scores += [decimal(value, 4) if key == "logme" else decimal(value and 100 * value, 1), _rank(row["ranks"][key])]
+            scores += [
+                decimal(value, 4) if key == "logme" else decimal(value and 100 * value, 1),
+                _rank(row["ranks"][key]),
+            ]
         lines.append(
             [
                 *(str(place), str(row["name"]), decimal(row["mean_rank"], 2)),
@@ -91,7 +94,8 @@ def ranking_figure(found: Found) -> "Figure":
     fig = figure(11.0, max(2.6, 1.2 + 0.46 * len(works)))
     names = [plain(name, 34) for name in short_labels([str(row["name"]) for row in works], 34)]
     labels = [f"{name}\n{_cost(row)}" for name, row in zip(names, works, strict=True)]
-    for i, (part, (key, title)) in enumerate(zip(fig.subfigures(1, 3, width_ratios=[1.75, 1, 1]), _SCORES, strict=True)):
+    parts: Any = fig.subfigures(1, 3, width_ratios=[1.75, 1, 1])
+    for i, (part, (key, title)) in enumerate(zip(parts, _SCORES, strict=True)):
         ax = axes(part, title, grid="x")
         values = [row[key] if key == "logme" else 100 * row[key] for row in works]
         bars = ax.barh(range(len(works)), values, height=0.62, color=series(i)["color"], alpha=0.85)

@@ -64,7 +64,9 @@ def parse_candidate(text: str, *, of_texts: bool = False) -> Candidate:
         raise InputError(f"candidate {word!r}", f"{known}, or a config under conf/model", "try torchvision:resnet18")
     if source == "hf" and of_texts:
         model = ("model=hf_text", f"model.backbone.name_or_path={_quoted(rest)}")
-        return Candidate(text, (*model, *["model.backbone.weights=false"] * random, *extra), (*model, *extra), not random)
+        return Candidate(
+            text, (*model, *["model.backbone.weights=false"] * random, *extra), (*model, *extra), not random
+        )
     name, _, weights = rest.partition("@")
     model = (f"model={SOURCES[source]}", f"model.backbone.model={_quoted(name)}")
     trained = (*model, f"model.backbone.weights={_quoted(weights) if weights else 'DEFAULT'}", *extra)
@@ -80,7 +82,9 @@ def _of_config(text: str, name: str, random: bool, extra: tuple[str, ...]) -> Ca
         hint = f"did you mean {close[0]}?" if close else f"torchvision:{name} or timm:{name} may be meant"
         raise InputError(f"candidate {name!r}", f"{', '.join(known)}, torchvision:..., timm:..., hf:...", hint)
     given = (f"model={name}", *extra)
-    untrained = ["++model.backbone.weights=null"] if random and "weights:" in (root / f"{name}.yaml").read_text() else []
+    untrained = (
+        ["++model.backbone.weights=null"] if random and "weights:" in (root / f"{name}.yaml").read_text() else []
+    )
     return Candidate(text, (*given, *untrained), given, not random)
 
 

@@ -35,6 +35,7 @@ def extract_features(
     data: Data,
     folder: Path | None = None,
     *,
+    key: str = "",
     batch_size: int = 64,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
@@ -42,13 +43,14 @@ def extract_features(
     """Features of all samples in their order, in eval mode, without augmentation.
 
     With a folder they are kept there, in files of about 512 samples that are whole or not there, under a name that
-    depends on the weights, the labels, the inputs of 64 samples, and ``batch_size``: an extraction that was stopped goes
-    on, one that is done is read.
+    depends on ``key``, the weights, the labels, the inputs of 64 samples, and ``batch_size``: an extraction that was
+    stopped goes on, one that is done is read.
 
     Args:
         backbone: Gives features (N, D) of a batch's inputs; its mode is put back.
         data: The samples.
         folder: Of the cache.
+        key: What makes the backbone another one, beside class, ``spec`` and weights.
         batch_size: Samples at a time.
         num_workers: Processes that prepare batches.
         device: Where the backbone is, and works.
@@ -56,25 +58,30 @@ def extract_features(
     Raises:
         InputError: For features that are not (N, D), or not finite.
     """
-    own = None if folder is None else folder / _fingerprint(backbone, data, batch_size)
+    own = None if folder is None else folder / _fingerprint(backbone, data, batch_size, key)
     if own is not None and (done := _load(own / "features.pt")) is not None:
         return Features(done["features"], done["seconds"])
     per_file = batch_size * -(-_PER_FILE // batch_size)
     starts = range(0, len(data), per_file)
-    files = {start: None if own is None else own / f"part-{start:08d}.pt" for start in starts}
-    parts = {start: found for start, file in files.items() if file and (found := _load(file)) is not None}
+    parts: dict[int, dict[str, Any]] = {}
+    for start in starts:
+        if own is not None and (known := _load(own / _part_name(start))) is not None:
+            parts[start] = known
     missing = [start for start in starts if start not in parts]
-    indices = torch.cat([torch.arange(s, min(s + per_file, len(data))) for s in missing]) if missing else None
-    if indices is not None:
+    if missing:
+        indices = torch.cat([torch.arange(s, min(s + per_file, len(data))) for s in missing])
         loader = TaskLoader(SelectedData(data, indices), batch_size, num_workers=num_workers)
         batches = _batches(backbone, loader, device)
         for start in missing:
             count = -(-(min(start + per_file, len(data)) - start) // batch_size)
             found = [next(batches) for _ in range(count)]
-            part = {"features": torch.cat([f for f, _ in found]), "seconds": [s for _, s in found]}
-            parts[start] = part
-            if files[start] is not None:
-                save_state(files[start], {"version": 1, **part})
+            parts[start] = {
+                "version": 1,
+                "features": torch.cat([f for f, _ in found]),
+                "seconds": [s for _, s in found],
+            }
+            if own is not None:
+                save_state(own / _part_name(start), parts[start])
     features = torch.cat([parts[start]["features"] for start in starts])
     seconds = float(torch.tensor([s for start in starts for s in parts[start]["seconds"]]).median())
     if own is not None:
@@ -104,9 +111,13 @@ def _batches(backbone: nn.Module, loader: TaskLoader, device: torch.device | str
             yield output.float().cpu().clone(), seconds / len(output)
 
 
-def _fingerprint(backbone: nn.Module, data: Data, batch_size: int) -> str:
+def _part_name(start: int) -> str:
+    return f"part-{start:08d}.pt"
+
+
+def _fingerprint(backbone: nn.Module, data: Data, batch_size: int, key: str) -> str:
     digest = hashlib.blake2b(digest_size=12)
-    digest.update(repr((type(backbone).__qualname__, batch_size, torch.__version__, digest_of(data))).encode())
+    digest.update(repr((key, type(backbone).__qualname__, batch_size, torch.__version__, digest_of(data))).encode())
     digest.update(repr(getattr(backbone, "spec", None)).encode())
     for name, value in backbone.state_dict().items():
         if isinstance(value, Tensor):

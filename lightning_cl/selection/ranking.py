@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from lightning_cl import _compat, app
+from lightning_cl import app
 from lightning_cl._messages import one_line
 from lightning_cl._types import refuse_words_for_numbers
 from lightning_cl.errors import InputError
@@ -66,8 +66,8 @@ def select_models(request: SelectRequest, progress: Callable[[str], None] | None
 
     Returns:
         Plain values: facts about the data, the candidates from best to worst (``name``, ``logme``, ``probe``, ``knn``,
-        ``ranks``, ``mean_rank``, ``seconds_per_sample``, ``parameters``, ``bytes``, ``width``, ``overrides``; or ``error``),
-        and ``agreement``, Kendall's W of the three rankings.
+        ``ranks``, ``mean_rank``, ``seconds_per_sample``, ``parameters``, ``bytes``, ``width``, ``overrides``; or
+        ``error``), and ``agreement``, Kendall's W of the three rankings.
 
     Raises:
         InputError: For a stream or a list of candidates that is none.
@@ -77,7 +77,8 @@ def select_models(request: SelectRequest, progress: Callable[[str], None] | None
     with composed(list(request.overrides)) as cfg:
         texts = is_text(OmegaConf.to_container(cfg.stream))  # type: ignore[arg-type]
         seed = int(cfg.seed)
-    rows, facts = [], {}
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
     for text in _with_baselines(request, texts):
         if progress is not None:
             progress(text)
@@ -132,35 +133,34 @@ def _with_baselines(request: SelectRequest, texts: bool) -> list[str]:
 
 def _scored(candidate: Candidate, request: SelectRequest, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     samples, backbone, device, workers, facts = _built(candidate, request)
-    size = sum(p.numel() for p in backbone.parameters())
-    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
 
     def features(data: Any) -> Any:
+        key, size = " ".join(candidate.model), request.batch_size
         return extract_features(
-            backbone, data, request.cache, batch_size=request.batch_size, num_workers=workers, device=device
+            backbone, data, request.cache, key=key, batch_size=size, num_workers=workers, device=device
         )
 
     train = features(samples.train)
     held = None
     if samples.validation is not None:
         held = features(samples.validation).features, samples.validation.targets
-    scores = score_features(
-        train.features, samples.train.targets, held, k=request.k, folds=request.folds, seed=seed
-    )
+    scores = score_features(train.features, samples.train.targets, held, k=request.k, folds=request.folds, seed=seed)
     row = {
         "name": candidate.name,
         **{score: getattr(scores, score) for score in SCORES},
         "probe_strength": scores.strength,
         "seconds_per_sample": train.seconds,
-        "parameters": size,
-        "bytes": weights,
+        "parameters": sum(p.numel() for p in backbone.parameters()),
+        "bytes": sum(p.numel() * p.element_size() for p in backbone.parameters()),
         "width": train.features.shape[1],
         "overrides": list(candidate.model),
     }
     return row, facts
 
 
-def _built(candidate: Candidate, request: SelectRequest) -> tuple[Samples, nn.Module, torch.device, int, dict[str, Any]]:
+def _built(
+    candidate: Candidate, request: SelectRequest
+) -> tuple[Samples, nn.Module, torch.device, int, dict[str, Any]]:
     """Samples as the candidate's pretrained weights expect them, its backbone, and what is said of the data."""
     with _config(request.overrides, candidate.inputs) as cfg:
         _normalize(cfg, candidate)

@@ -36,7 +36,9 @@ def samples_of(tasks: list[Any], max_samples: int | None, seed: int) -> Samples:
     classes = len(train.targets.unique())
     if classes < 2:
         given = f"{len(train)} samples of {classes} class"
-        raise InputError(given, "samples of two classes at least", "leave --task out, or give a task of several classes")
+        raise InputError(
+            given, "samples of two classes at least", "leave --task out, or give a task of several classes"
+        )
     return Samples(train, validation)
 
 

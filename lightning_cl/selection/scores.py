@@ -53,17 +53,14 @@ def score_features(
         seed: Of the folds.
     """
     if validation is not None:
-        asked, truth = validation
-        neighbours = knn_predictions(features, labels, asked, k=k)
-        splits = [(torch.arange(len(labels)), None)]
+        splits = [((features, labels), validation)]
     else:
-        truth, asked = labels, None
-        neighbours = knn_predictions(features, labels, k=k)
-        splits = _folds(labels, folds, seed)
+        splits = [((features[a], labels[a]), (features[b], labels[b])) for a, b in _folds(labels, folds, seed)]
     right = torch.zeros(len(STRENGTHS))
-    for train, held in splits:
-        x, y = (asked, truth) if held is None else (features[held], labels[held])
-        right += torch.tensor([float((p == y).sum()) for p in _probes(features[train], labels[train], x)])
+    for (x, y), (asked, answers) in splits:
+        right += torch.tensor([float((found == answers).sum()) for found in _probes(x, y, asked)])
+    queries, truth = (None, labels) if validation is None else validation
+    neighbours = knn_predictions(features, labels, queries, k=k)
     best = int(right.argmax())
     return Scores(
         logme(features, labels),

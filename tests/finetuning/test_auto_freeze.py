@@ -25,7 +25,9 @@ class Net(nn.Module):
 
     def __init__(self, norm: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU()
+        )
         self.layer1 = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
         self.drop = nn.Dropout(0.5)
         self.fc = nn.Linear(256, 10)
@@ -129,7 +131,7 @@ def test_nothing_is_changed_and_a_second_call_gives_the_same(head: Any):
     before = {name: value.clone() for name, value in module.state_dict().items()}
     storage = {name: p.data_ptr() for name, p in module.named_parameters()}
     flags = [(part.training, [p.requires_grad for p in part.parameters()]) for part in module.modules()]
-    torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: B018
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     first = choose_groups(module, few(), head=head)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
@@ -189,7 +191,9 @@ def test_a_head_that_cannot_be_fitted_alone_is_taken_as_it_is():
     batches = [(torch.randn(5, 4), torch.randn(5, 2)) for _ in range(2)]
     choice = choose_groups(module, batches, lambda m, b: (m(b[0]) - b[1]).square().mean())
     assert not choice.probed
-    assert choice.reason == "Gradients with the head as it is, because there are no integer labels beside logits (N, C)."
+    assert (
+        choice.reason == "Gradients with the head as it is, because there are no integer labels beside logits (N, C)."
+    )
     assert choose_groups(Net(), few(1)).reason.endswith("two batches are needed, one to fit on and one to judge by.")
 
 
