@@ -1,6 +1,7 @@
 """A ranking of pretrained models made readable: a table for the terminal, a figure, a page."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from .style import INK, SOFT, axes, figure, plain, png, series
 from .text import DASH, decimal, number, short_labels, shorten, size
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.console import Console
 
 Found = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
 COLUMNS = (
     *("#", "candidate", "mean rank", "LogME", "rank", "probe (%)", "rank", "kNN (%)", "rank"),
     *("ms / sample", "parameters", "size", "width"),
@@ -89,34 +92,57 @@ def ranking_table(found: Found, console: "Console | None" = None) -> None:
 
 
 def ranking_figure(found: Found) -> "Figure":
-    """Three panels of bars, one per score; random weights are hatched."""
+    """A panel for each score, points for LogME and bars for accuracies; random weights are pale."""
     works = _works(found)
     fig = figure(11.0, max(2.6, 1.2 + 0.46 * len(works)))
-    names = [plain(name, 34) for name in short_labels([str(row["name"]) for row in works], 34)]
-    labels = [f"{name}\n{_cost(row)}" for name, row in zip(names, works, strict=True)]
     parts: Any = fig.subfigures(1, 3, width_ratios=[1.75, 1, 1])
     for i, (part, (key, title)) in enumerate(zip(parts, _SCORES, strict=True)):
         ax = axes(part, title, grid="x")
-        values = [row[key] if key == "logme" else 100 * row[key] for row in works]
-        bars = ax.barh(range(len(works)), values, height=0.62, color=series(i)["color"], alpha=0.85)
-        for bar, row in zip(bars, works, strict=True):
-            if is_baseline(row):
-                bar.set(alpha=0.4, hatch="///", edgecolor=series(i)["color"])
-        for place, value in enumerate(values):
-            shown = decimal(value, 3 if key == "logme" else 1)
-            at: dict[str, Any] = {"xytext": (4 if value >= 0 else -4, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(shown, (value, place), ha="left" if value >= 0 else "right", **at, fontsize=8.5, color=INK)
-        if key == "logme":
-            low, high = min(0.0, *values), max(0.0, *values)
-            ax.set_xlim(low - 0.3 * (high - low) * (low < 0), high + 0.3 * (high - low) * (high > 0))
-        else:
-            ax.set_xlim(0, 119)
-            ax.set_xticks(range(0, 101, 20))
+        (_points if key == "logme" else _bars)(ax, works, key, series(i)["color"])
+        if key != "logme":
             ax.axvline(100 * found["majority"], color=SOFT, linewidth=1.1, linestyle=(0, (3, 2)))
-        ax.set_yticks(range(len(works)), labels if i == 0 else [""] * len(works))
+        ax.set_yticks(range(len(works)), _labels(works) if i == 0 else [""] * len(works))
         ax.tick_params(axis="y", length=0, labelcolor=INK)
         ax.set_ylim(len(works) - 0.4, -0.6)
     return fig
+
+
+def _points(ax: "Axes", works: Rows, key: str, color: str) -> None:
+    """Values without a natural zero."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = [float(row[key]) for row in works]
+    room = (max(values) - min(values)) or 1.0
+    ax.set_xlim(min(values) - 0.15 * room, max(values) + 0.45 * room)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    for place, (value, row) in enumerate(zip(values, works, strict=True)):
+        face = "white" if is_baseline(row) else color
+        ax.plot(value, place, marker="o", markersize=9, color=color, markerfacecolor=face, markeredgewidth=1.6)
+        _number(ax, value, place, decimal(value, 3), 9)
+
+
+def _bars(ax: "Axes", works: Rows, key: str, color: str) -> None:
+    """Percentages."""
+    values = [100 * float(row[key]) for row in works]
+    for bar, row in zip(ax.barh(range(len(works)), values, height=0.62, color=color, alpha=0.85), works, strict=True):
+        if is_baseline(row):
+            bar.set(alpha=0.4, hatch="///", edgecolor=color)
+    for place, value in enumerate(values):
+        _number(ax, value, place, decimal(value, 1), 4)
+    ax.set_xlim(0, 119)
+    ax.set_xticks(range(0, 101, 20))
+
+
+def _number(ax: "Axes", value: float, place: int, text: str, away: int) -> None:
+    at: dict[str, Any] = {"xytext": (away, 0), "textcoords": "offset points", "va": "center"}
+    ax.annotate(text, (value, place), **at, fontsize=8.5, color=INK)
+
+
+def _labels(works: Rows) -> list[str]:
+    """Names, of files without their folder, and what the model costs."""
+    shown = [re.sub(r"(?<=[@:])/[^\s@]*/(?=[^/\s])", "", str(row["name"])) for row in works]
+    names = shown if len(set(shown)) == len(works) else [str(row["name"]) for row in works]
+    return [f"{plain(name, 40)}\n{_cost(row)}" for name, row in zip(short_labels(names, 40), works, strict=True)]
 
 
 def _cost(row: Mapping[str, Any]) -> str:
