@@ -142,7 +142,7 @@ def _labels(works: Rows) -> list[str]:
     """Names, of files without their folder, and what the model costs."""
     shown = [re.sub(r"(?<=[@:])/[^\s@]*/(?=[^/\s])", "", str(row["name"])) for row in works]
     names = shown if len(set(shown)) == len(works) else [str(row["name"]) for row in works]
-    return [f"{plain(name, 40)}\n{_cost(row)}" for name, row in zip(short_labels(names, 40), works, strict=True)]
+    return [f"{plain(name, 46)}\n{_cost(row)}" for name, row in zip(short_labels(names, 46), works, strict=True)]
 
 
 def _cost(row: Mapping[str, Any]) -> str:
