@@ -32,6 +32,14 @@ class Choice:
     reason: str
     probed: bool
 
+    def multipliers(self, least: float = 1e-3) -> dict[str, float]:
+        """Auto-RGN: factors for :func:`~lightning_cl.parameter_groups`, for a training of all groups.
+
+        Args:
+            least: Factor of a group without gradient.
+        """
+        return {name: max(rate, least) for name, rate in self.rates.items()}
+
     def explanation(self) -> str:
         """The table and the reason, as text."""
         head = ("group", "parameters", "RGN", "share", "train", "why")
