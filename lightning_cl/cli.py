@@ -18,7 +18,7 @@ SUBCOMMANDS = {
     "schedule": ("lightning_cl.schedule_command", "print a freezing schedule for a model, to be edited"),
     "select": (
         "lightning_cl.select_command",
-        "rank pretrained models for a stream: LogME, linear probe, nearest neighbours",
+        "rank pretrained models for a stream by their features",
     ),
 }
 HELP = """lightning-cl: fine-tuning and continual learning for PyTorch Lightning

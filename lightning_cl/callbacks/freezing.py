@@ -51,8 +51,8 @@ class FreezingSchedule(Callback):
     communication hooks work as ever.
 
     State: how many phases are thawed, and the plateau's best value and patience; with ``freeze="auto"`` the phases too.
-    A resumed fit equals an uninterrupted one. After the fit everything is as it was given; methods of ``run_sequence`` that look at the module then see what
-    was not thawed as frozen still.
+    A resumed fit equals an uninterrupted one. After the fit everything is as it was given; methods of ``run_sequence``
+    that look at the module then see what was not thawed as frozen still.
 
     Args:
         freeze: Short form with two phases: ``"all_but_head"`` (all parameters but those of the last Linear layer), or
