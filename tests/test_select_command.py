@@ -139,3 +139,17 @@ def test_help_says_what_candidates_are(call: Call):
     assert outcome.code == 0
     assert "hf:FOLDER" in outcome.out
     assert "select" in call("--help").out
+
+
+def test_texts_in_each_encoders_own_tokens(call: Call, tmp_path: Path):
+    pytest.importorskip("transformers")
+    rows = [f"{'good' if i % 2 else 'bad'},{'fine nice' if i % 2 else 'awful poor'} thing {i}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["label,text", *rows]))
+    small = "hf_text_small model.backbone.config.hidden_size=16 model.backbone.config.num_hidden_layers=1"
+    stream = ["stream=text_files", "stream.dataset.path=t.csv", "stream.n_tasks=1"]
+    outcome = call("select", *stream, f"candidates=['{small}',mlp]", "--k", "3", "--out", "a")
+    assert outcome.code == 0, outcome.err
+    works, fails = result(tmp_path / "a")["candidates"]
+    assert (works["name"], works["width"]) == (small, 16)
+    assert works["probe"] > 0.9
+    assert "error" in fails

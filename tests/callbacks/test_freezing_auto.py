@@ -13,6 +13,7 @@ from lightning_cl import FreezingSchedule, depth_groups
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning import auto_phases
 from lightning_cl.streams import TaskLoader, TensorData
+from tests.callbacks.distributed_examples import in_two_processes
 from tests.resume.helpers import differences
 
 
@@ -89,3 +90,29 @@ def test_what_it_refuses():
         FreezingSchedule("auto", recipe_options={"every": 1})
     with pytest.raises(InputError, match="one of freeze, phases and recipe"):
         FreezingSchedule("auto", recipe="lp_ft")
+
+
+SCRIPT = """
+import sys, pathlib, torch
+from lightning.pytorch import Trainer
+from lightning_cl import FreezingSchedule
+from lightning_cl.streams import TaskLoader, TensorData
+from tests.callbacks.test_freezing_auto import Net
+
+module, schedule = Net(), FreezingSchedule("auto", recipe_options={"threshold": 0.6})
+x = torch.randn(48, 3, generator=torch.Generator().manual_seed(1))
+loader = TaskLoader(TensorData(x, (x[:, 0] * x[:, 1] > 0).long()), 6, shuffle=True)
+quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, use_distributed_sampler=False,
+                  callbacks=[schedule], **quiet)
+trainer.fit(module, loader)
+found = {"found": schedule.state_dict()["found"], "weights": dict(module.state_dict())}
+torch.save(found, pathlib.Path(sys.argv[1]) / f"rank{trainer.global_rank}.pt")
+"""
+
+
+def test_processes_with_other_samples_choose_alike(tmp_path: Path):
+    one, two = in_two_processes(SCRIPT, tmp_path)
+    assert one["found"] == two["found"] != []
+    ours = {name: value for name, value in one["weights"].items() if "running" not in name}
+    assert all(torch.equal(value, two["weights"][name]) for name, value in ours.items())

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_cl import depth_groups
+from lightning_cl import depth_groups, parameter_groups
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning import check_phases
 from lightning_cl.finetuning.auto_freeze import Choice, auto_phases, choose_groups
@@ -248,3 +248,14 @@ def test_what_it_refuses(call: Any, message: str):
 def test_groups_may_be_given(trained: Net, data: tuple[Tensor, Tensor]):
     groups = depth_groups(trained, max_groups=None)
     assert choose_groups(trained, batches_of(*data), groups=groups) == choose_groups(trained, batches_of(*data))
+
+
+def test_rates_are_multipliers_of_parameter_groups(trained: Net, data: tuple[Tensor, Tensor]):
+    choice = choose_groups(trained, batches_of(0.3 * data[0], data[1]))
+    made = parameter_groups(trained, 0.1, multipliers=choice.multipliers())
+    rates = {id(parameter): group["lr"] for group in made for parameter in group["params"]}
+    for name, part in (("stem", trained.stem), ("stage1", trained.layer1), ("head", trained.fc)):
+        found = [rates[id(parameter)] for parameter in part.parameters()]
+        assert found == pytest.approx([0.1 * choice.rates[name]] * len(found))
+    nothing = choose_groups(Net(), few(), lambda m, b: 0 * m(b[0]).sum(), head="as_is")
+    assert nothing.multipliers(0.01) == {"stem": 0.01, "stage1": 0.01, "head": 0.01}
