@@ -65,7 +65,7 @@ def parse_candidate(text: str, *, of_texts: bool = False) -> Candidate:
     if source == "hf" and of_texts:
         model = ("model=hf_text", f"model.backbone.name_or_path={_quoted(rest)}")
         return Candidate(
-            text, (*model, *["model.backbone.weights=false"] * random, *extra), (*model, *extra), not random
+            text, (*model, *["++model.backbone.weights=false"] * random, *extra), (*model, *extra), not random
         )
     name, _, weights = rest.partition("@")
     model = (f"model={SOURCES[source]}", f"model.backbone.model={_quoted(name)}")

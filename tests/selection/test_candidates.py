@@ -4,6 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_cl.errors import InputError
+from lightning_cl.importance_compute import composed
 from lightning_cl.selection import parse_candidate
 
 
@@ -37,7 +38,7 @@ def test_a_baseline_has_the_inputs_of_its_pretrained_twin():
 def test_hf_is_a_text_encoder_for_texts():
     candidate = parse_candidate("hf:/some/folder:random", of_texts=True)
     named = ("model=hf_text", "model.backbone.name_or_path=/some/folder")
-    assert candidate.model == (*named, "model.backbone.weights=false")
+    assert candidate.model == (*named, "++model.backbone.weights=false")
     assert candidate.inputs == named
 
 
@@ -63,3 +64,13 @@ def test_any_path_survives_hydras_grammar(path: str):
 def test_what_it_refuses(text: str, message: str):
     with pytest.raises(InputError, match=message):
         parse_candidate(text)
+
+
+@pytest.mark.parametrize("text", ["torchvision:resnet18", "hf:a/b", "hf:a/b:random", "timm:resnet18:random", "mlp"])
+@pytest.mark.parametrize("of_texts", [False, True])
+def test_every_candidates_overrides_compose(text: str, of_texts: bool):
+    stream = ["stream=text_files"] if of_texts else []
+    candidate = parse_candidate(text, of_texts=of_texts)
+    for overrides in (candidate.model, candidate.inputs):
+        with composed([*stream, *overrides]) as cfg:
+            assert cfg.model.backbone
