@@ -16,6 +16,10 @@ SUBCOMMANDS = {
     "report": ("lightning_cl.report.command", "gather run folders into one table and one HTML page"),
     "importance": ("lightning_cl.importance_command", "compute, inspect and merge importances of parameters"),
     "schedule": ("lightning_cl.schedule_command", "print a freezing schedule for a model, to be edited"),
+    "select": (
+        "lightning_cl.select_command",
+        "rank pretrained models for a stream by their features",
+    ),
 }
 HELP = """lightning-cl: fine-tuning and continual learning for PyTorch Lightning
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_cl.callbacks._freezing_auto import found_phases, refuse_unknown_options
 from lightning_cl.callbacks._freezing_phases import Phase, parse
 from lightning_cl.callbacks._freezing_plan import Plan, by_name, by_phases, groups_of, patterns
 from lightning_cl.errors import InputError
@@ -33,21 +34,31 @@ class FreezingArguments:
         given = [key for key, value in forms.items() if value is not None]
         if len(given) > 1:
             raise InputError(" and ".join(given), "one of freeze, phases and recipe", f"keep {given[-1]}")
-        if recipe_options and recipe is None:
+        self.auto = freeze == "auto"
+        if recipe_options and recipe is None and not self.auto:
             raise InputError("recipe_options without a recipe", "recipe and its options", "set recipe='lp_ft', say")
-        short = given in ([], ["freeze"])
+        short = given in ([], ["freeze"]) and not self.auto
         if keep_frozen and short:
             raise InputError("keep_frozen without phases or a recipe", "phases or a recipe", "leave it out")
         if until_epoch is not None and (
             not isinstance(until_epoch, int) or isinstance(until_epoch, bool) or until_epoch < 1
         ):
             raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
+        if self.auto:
+            refuse_unknown_options(dict(recipe_options or {}))
         if recipe is not None:  # its options depend on the model's groups
             recipe_phases(recipe, [DepthGroup(name, (), ()) for name in ("stem", "stage1", "head")])
         self.freeze = patterns("all_but_head" if freeze is None else freeze) if short else None
         self.phases: list[Phase] = parse(phases) if phases is not None else []
         self.until_epoch, self.recipe, self.recipe_options = until_epoch, recipe, dict(recipe_options or {})
         self.groups, self.keep_frozen = groups, keep_frozen
+        self.found: list[dict[str, Any]] = []  # by freeze="auto", for the fit at hand
+
+    def find(self, trainer: Any, module: nn.Module, name: str, printed: bool) -> None:
+        """Look for the phases that suit the data, if that was asked for."""
+        if self.auto:
+            groups = groups_of(module, self.groups)
+            self.found = found_phases(trainer, module, groups, self.recipe_options, name, printed)
 
     def plan(self, module: nn.Module) -> Plan:
         """What thaws in which order.
@@ -61,4 +72,6 @@ class FreezingArguments:
         phases = self.phases
         if self.recipe is not None:
             phases = parse(recipe_phases(self.recipe, groups, **self.recipe_options))
+        elif self.auto:
+            phases = parse(self.found or [{"thaw": "all"}])
         return by_phases(module, phases, groups, self.keep_frozen)

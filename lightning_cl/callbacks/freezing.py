@@ -50,14 +50,16 @@ class FreezingSchedule(Callback):
     equal to the bit, gradients of the frozen part are neither waited for nor sent, and accumulation, clipping and
     communication hooks work as ever.
 
-    State: how many phases are thawed, and the plateau's best value and patience; a resumed fit equals an uninterrupted
-    one. After the fit everything is as it was given; methods of ``run_sequence`` that look at the module then see what
-    was not thawed as frozen still.
+    State: how many phases are thawed, and the plateau's best value and patience; with ``freeze="auto"`` the phases too.
+    A resumed fit equals an uninterrupted one. After the fit everything is as it was given; methods of ``run_sequence``
+    that look at the module then see what was not thawed as frozen still.
 
     Args:
         freeze: Short form with two phases: ``"all_but_head"`` (all parameters but those of the last Linear layer), or
             regular expressions that are searched for in parameter names, are frozen first. Without any argument:
-            ``"all_but_head"``. What did not require a gradient before stays so.
+            ``"all_but_head"``. What did not require a gradient before stays so. ``"auto"``: phases are found at the
+            start of each fit from gradients on its training data, see
+            :func:`~lightning_cl.finetuning.choose_groups`; the table and the reason are printed and logged.
         until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
         phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
             others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
@@ -65,7 +67,7 @@ class FreezingSchedule(Callback):
             froze. Or a YAML file with them (``generated_schedule`` and ``schedule_yaml`` make one to be edited).
         recipe: Phases by name: ``linear_probe``, ``lp_ft``, ``gradual_unfreeze``, ``last_k``, ``surgical_first``,
             ``full``.
-        recipe_options: Arguments of the recipe; see ``recipe_phases``.
+        recipe_options: Arguments of the recipe, see ``recipe_phases``; of ``freeze="auto"``, see ``auto_phases``.
         groups: Depth groups instead of those that ``depth_groups(module)`` finds: a list of them, or
             ``{name: selector}`` from input to output.
         keep_frozen: Name or names that no phase thaws (fixed position embeddings, for instance).
@@ -126,6 +128,7 @@ class FreezingSchedule(Callback):
         """Freeze, now that the optimizer holds the parameters and the head has its rows."""
         if not self._restored:
             self.thawed, self._plateau, self._steps = 1, Plateau(), PlateauSteps()
+            self.arguments.find(trainer, pl_module, self.name, self.table and trainer.is_global_zero)
         plan = self.arguments.plan(pl_module)
         self.thawed = min(self.thawed, len(plan.parts))
         optimizers, schedulers = _compat.optimizers_of(trainer, pl_module)
@@ -211,10 +214,12 @@ class FreezingSchedule(Callback):
     def state_dict(self) -> dict[str, Any]:
         """How many phases are thawed, and how long the plateau has been waited for."""
         plateau, steps = self._plateau.state(), self._steps.state()
-        return {"version": 1, "thawed": self.thawed, "plateau": plateau, "lr_steps": steps}
+        found = {"found": self.arguments.found} if self.arguments.auto else {}
+        return {"version": 1, "thawed": self.thawed, "plateau": plateau, "lr_steps": steps, **found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved."""
         self.thawed, self._restored = int(state_dict["thawed"]), True
         self._plateau.load(state_dict["plateau"])
         self._steps.load(state_dict["lr_steps"])
+        self.arguments.found = list(state_dict.get("found", []))

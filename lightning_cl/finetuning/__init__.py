@@ -30,6 +30,8 @@ _WHERE = {
     "save_adapters": "adapter_files",
     "load_adapters": "adapter_files",
     "DepthGroup": "depth_groups",
+    "auto_phases": "auto_freeze",
+    "choose_groups": "auto_freeze",
     "check_phases": "phases",
     "generated_schedule": "recipes",
     "phases_from_yaml": "schedule_text",

@@ -51,6 +51,12 @@ _WHERE = {
     "forward_transfer": "accuracy_matrix",
     "learning_accuracy": "accuracy_matrix",
     "min_accuracy": "accuracy_matrix",
+    "logme": "logme",
+    "knn_predictions": "nearest_neighbours",
+    "kendall_w": "ranking",
+    "ranks": "ranking",
+    "relative_gradient_norms": "gradient_norms",
+    "relative_rates": "gradient_norms",
     "derive_seed": "seeding",
     "generator": "seeding",
 }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = (
     *("base.html.j2", "report.html.j2", "comparison.html.j2"),
-    *("importance.html.j2", "importance_page.html.j2"),
+    *("importance.html.j2", "importance_page.html.j2", "model_ranking.html.j2"),
 )
 
 

@@ -21,6 +21,7 @@ NEEDS_BOUNDARY = {
 }
 BY_THE_STEP = {
     *("naive", "cumulative", "from_scratch", "joint", "keep"),
+    "auto_freeze",
     *("linear_probe", "lp_ft", "gradual_unfreeze", "surgical_first", "last_k"),
     *("l2sp", "freezing", "lora", "ia3", "der", "derpp", "er_ace"),
 }
