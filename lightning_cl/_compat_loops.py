@@ -31,3 +31,41 @@ def start_epoch_anew(trainer: Any) -> None:
 def end_epoch_as_usual(trainer: Any) -> None:
     """In ``on_train_epoch_end``: step ``ReduceLROnPlateau`` in the epoch of a resume too; its metrics are all there."""
     trainer.fit_loop._restarting = False
+
+
+def validation_loaders(trainer: Any) -> Any:
+    """A fit's validation loaders, as they were given; they are made if the fit has not needed them yet."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if loop._combined_loader is None and trainer.enable_validation:
+        loop.setup_data()
+    return trainer.val_dataloaders
+
+
+def validate_inside(trainer: Any, module: Any) -> dict[str, float] | None:
+    """What another Trainer's ``validate`` logs for a module inside a fit of one process; None without validation data.
+
+    Afterwards the module belongs to ``trainer`` again, on its device and in its modes.
+    """
+    loaders = validation_loaders(trainer)
+    if not loaders:
+        return None
+    device, hook = trainer.strategy.root_device, module._current_fx_name
+    modes = [(part, part.training) for part in module.modules()]
+    other = type(trainer)(
+        accelerator=device.type,
+        devices=[device.index] if device.type == "cuda" else 1,
+        precision=trainer.precision,
+        limit_val_batches=trainer.limit_val_batches,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        other.validate(module, dataloaders=loaders, verbose=False)
+    finally:
+        module.trainer, module._current_fx_name = trainer, hook
+        module.to(device)
+        for part, training in modes:
+            part.training = training
+    return {name: float(value) for name, value in other.callback_metrics.items()}

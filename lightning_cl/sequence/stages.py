@@ -252,12 +252,12 @@ def evaluate(state: SequenceState, task: Task | None) -> None:
     known = min(seen, state.settings.trained_tasks or seen)
     # a head of its own for each task has none yet for a task that was not trained; a shared one has its own answers
     own_heads = getattr(state.module, "reads", None) == "task"
-    rows = _measured(state, state.module, tests[: known if own_heads else seen])
+    rows = measured(state, state.module, tests[: known if own_heads else seen])
     if own_heads and known < seen:
-        untrained = _measured(state, _knowing_all_classes(state), tests[known:seen])
+        untrained = measured(state, _knowing_all_classes(state), tests[known:seen])
         rows = {name: rows[name] + untrained[name] for name in rows}
     if seen < len(tests) and (task is None or state.settings.evaluate_future):
-        future = _measured(state, _knowing_all_classes(state), tests[seen:])
+        future = measured(state, _knowing_all_classes(state), tests[seen:])
         rows = {name: rows.get(name, [None] * seen) + future.get(name, []) for name in {**rows, **future}}
     rows = {name: row + [None] * (len(tests) - len(row)) for name, row in rows.items()}
     if task is None:
@@ -268,7 +268,7 @@ def evaluate(state: SequenceState, task: Task | None) -> None:
         state.progress.setdefault("other_rows", {}).setdefault(name, {})[str(task.id)] = row
     validation = [t.validation for t in state.stream[:seen]]
     if all(data is not None for data in validation):
-        row = _measured(state, state.module, validation)[metric]
+        row = measured(state, state.module, validation)[metric]
         state.progress["validation_rows"][str(task.id)] = row + [None] * (len(state.stream) - len(row))
 
 
@@ -281,7 +281,7 @@ def _knowing_all_classes(state: SequenceState) -> Any:
     return module
 
 
-def _measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, list[float | None]]:
+def measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, list[float | None]]:
     """The run's metric, and whatever else ``test_step`` logs for each dataloader: one value for each of ``data``."""
     settings = state.settings
     if not data:
