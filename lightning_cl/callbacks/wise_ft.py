@@ -27,7 +27,7 @@ class WiSEFT(MethodCallback):
 
     In ``run_sequence`` it is a stage between the fit and what other methods take from the model. There the metric at
     every alpha is kept in ``results.json`` (``interpolation``) and drawn in the report: on the task's validation data
-    if there are any, and on the test data of every task seen, and with ``evaluate_future=true`` also of later ones whose
+    if there are any, on the test data of every task seen, and with ``evaluate_future=true`` also of later ones whose
     classes are known (other domains: distribution shift). Test data never choose. In a Trainer of your own it acts at
     the end of each fit, where it has to stand before methods that consolidate; checkpoints that were written during the
     fit hold the fine-tuned weights.
