@@ -227,11 +227,13 @@ def domains() -> Stream:
 
 
 def test_validation_of_all_tasks_seen():
-    one, _ = learn([WiSEFT("val")], stream=domains(), trainer=trainer(max_epochs=12))
-    results, _ = learn([WiSEFT("val_seen")], stream=domains(), trainer=trainer(max_epochs=12))
-    chosen = [r["interpolation"]["wise_ft"]["1"]["alpha"] for r in (one, results)]
-    assert 0 < chosen[1] < chosen[0]
-    assert results["forgetting"] < one["forgetting"]
+    for choose in ("val", "val_seen"):
+        results, _ = learn([WiSEFT(choose)], stream=domains(), trainer=trainer(max_epochs=1))  # type: ignore[arg-type]
+        found = results["interpolation"]["wise_ft"]["1"]
+        row = results["validation_accuracy_matrix"][1]
+        best = found["validation"][found["alphas"].index(found["alpha"])]
+        assert best == pytest.approx(row[1] if choose == "val" else sum(row) / 2)
+        assert best == max(found["validation"])
 
 
 def test_later_tasks_are_measured_where_their_classes_are_known():
