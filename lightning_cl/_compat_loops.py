@@ -1,5 +1,8 @@
 """What an exact resume needs from Lightning's fit loop beyond its public interface; each function has a test."""
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -69,3 +72,16 @@ def validate_inside(trainer: Any, module: Any) -> dict[str, float] | None:
         for part, training in modes:
             part.training = training
     return {name: float(value) for name, value in other.callback_metrics.items()}
+
+
+@contextlib.contextmanager
+def no_search_bar() -> Iterator[None]:
+    """Inside the block, Lightning's search for a learning rate draws no progress bar, which it always does."""
+    from lightning.pytorch.tuner import lr_finder
+
+    before = lr_finder.tqdm
+    lr_finder.tqdm = functools.partial(before, disable=True)  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        lr_finder.tqdm = before  # type: ignore[misc]

@@ -20,6 +20,7 @@ _WHERE = {
     "our_settings": "conventions",
     "suggest_lambda": "suggestion",
     "shrink_and_perturb": "shrink_perturb",
+    "steepest_learning_rate": "learning_rate",
     "interpolate": "interpolation",
     "average_states": "interpolation",
     "reestimate_batch_norm": "batch_norm",

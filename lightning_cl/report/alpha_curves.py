@@ -50,7 +50,9 @@ def _figure(run: Run, task: int, curve: dict[str, Any]) -> "Figure":
         mean = [sum(c) / len(c) if None not in c else None for c in columns]  # type: ignore[arg-type]
         for values in tests.values():
             draw(values, color="#b8c2cc", linewidth=0.9)
-        draw(mean, color=series(0)["color"], linewidth=2.2, marker="o", markersize=4, label=f"test, mean of {len(tests)}")
+        draw(
+            mean, color=series(0)["color"], linewidth=2.2, marker="o", markersize=4, label=f"test, mean of {len(tests)}"
+        )
     else:
         for i, values in enumerate(tests.values()):
             draw(values, linewidth=1.5, markersize=4, label=plain(f"test, {labels[i]}", 26), **series(i))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from . import learning_rate
 from .alpha_curves import CAPTION, alpha_curves
 from .cards import cards
 from .files import write_atomic
@@ -39,7 +40,10 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     run = read_run(Path(run_dir))
     folder = Path(run_dir) if output is None else Path(output)
     curves = alpha_curves(run)
-    captions = {**_CAPTIONS, **dict.fromkeys(curves, CAPTION)}
+    search = learning_rate.learning_rate_figure(run.results.get("tuned"))
+    if search is not None:
+        curves[learning_rate.NAME] = search
+    captions = {**_CAPTIONS, **dict.fromkeys(curves, CAPTION), learning_rate.NAME: learning_rate.CAPTION}
     uris = save_figures({**run_figures(run), **curves}, folder / "plots")
     validation = run.validation_matrix
     matrices = [("Test", _texts(run, run.matrix))] + ([("Validation", _texts(run, validation))] if validation else [])

@@ -25,6 +25,7 @@ from lightning_cl.files import load_state
 from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.loggers import count_on
 from lightning_cl.sequence.compute import share_of_fit
+from lightning_cl.sequence.fit_options import early_stopping
 from lightning_cl.sequence.processes import on_first
 from lightning_cl.sequence.state import SequenceState, Stage
 from lightning_cl.streams.datamodule import TaskDataModule
@@ -71,7 +72,7 @@ def task_data(state: SequenceState, task: Task, own: OwnData | None = None) -> T
         task = merge_tasks(state.stream[: task.id + 1], id=task.id, name=task.name)
     datamodule = TaskDataModule(
         task,
-        batch_size=settings.batch_size,
+        batch_size=state.batch_size,
         eval_batch_size=settings.eval_batch_size,
         num_workers=settings.num_workers,
         seed=settings.seed,
@@ -98,7 +99,8 @@ def fit(state: SequenceState, task: Task) -> None:
     if settings.evaluate_every_n_steps:
         behind.append(ContinualEvaluation(state, task))
     best = _best_weights(state, task)
-    behind += [best] if best else []
+    stopping = early_stopping(settings, task)
+    behind += [each for each in (best, stopping) if each]
     own = own_data(state)
     limits: dict[str, Any] = {} if own is None or own.max_epochs is None else {"max_epochs": own.max_epochs}
     if settings.budget is not None and own and own.spends_budget:
@@ -184,6 +186,9 @@ def train(
                 "data workers that stay alive",
                 "fewer workers need less memory; the same command goes on",
             ) from error
+        if "Early stopping conditioned on metric" in str(error):
+            known = sorted(trainer.callback_metrics)
+            raise InputError(f"early_stopping ({error})", f"one of {known}", "set early_stopping.monitor") from error
         if not resuming or "loading state_dict" not in str(error):
             raise
         raise InputError(
