@@ -85,3 +85,28 @@ def no_search_bar() -> Iterator[None]:
         yield
     finally:
         lr_finder.tqdm = before  # type: ignore[misc]
+
+
+def validated_weights(trainer: Any, module: Any) -> dict[str, Any]:
+    """In ``on_validation_end``: the weights that were validated, a weight-averaging callback's if there is one.
+
+    Such a callback has put the trained weights back by then.
+    """
+    for callback in trainer.callbacks:
+        average = getattr(callback, "_average_model", None)
+        if average is not None:
+            return average.module.state_dict()
+    return module.state_dict()
+
+
+@contextlib.contextmanager
+def averaged_weights(trainer: Any, module: Any) -> Iterator[None]:
+    """Inside the block the module has the weights of a weight-averaging callback, if there is one in this fit."""
+    averaging = [c for c in trainer.callbacks if getattr(c, "_average_model", None) is not None]
+    for callback in averaging:
+        callback._swap_models(module)
+    try:
+        yield
+    finally:
+        for callback in averaging:
+            callback._swap_models(module)

@@ -37,4 +37,5 @@ def steepest_learning_rate(
     values = torch.tensor([loss for _, loss in known], dtype=torch.float64)
     (slopes,) = torch.gradient(values, spacing=(logarithms,))
     place = int(slopes.argmin())
-    return known[place][0] if float(slopes[place]) < 0 else None
+    # a flat curve falls by rounding only
+    return known[place][0] if float(slopes[place]) < -1e-9 * float(values.abs().max()) else None

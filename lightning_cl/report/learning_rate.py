@@ -26,10 +26,11 @@ def learning_rate_figure(tuned: Any) -> "Figure | None":
     ax = axes(fig, "Learning-rate search", "learning rate", "training loss")
     ax.plot([x for x, _ in points], [y for _, y in points], color=series(0)["color"], linewidth=2)
     ax.set_xscale("log")
-    # what explodes at the end would press the rest flat
-    settled = [y for _, y in points]
-    low, start = min(settled), settled[0]
-    ax.set_ylim(low - 0.1 * (start - low + 1e-9), start + 0.6 * (start - low + 1e-9))
+    # the running mean is not settled at first, and what explodes at the end would press the rest flat
+    settled = points[10:] or points
+    low, high = min(y for _, y in settled), max(y for x, y in settled if x <= max(tuned["lr"], settled[0][0]))
+    span = max(high - low, 1e-6)
+    ax.set_ylim(low - 0.1 * span, high + 0.3 * span)
     ax.axvline(float(tuned["lr"]), color=INK, linewidth=1.4, linestyle=(0, (4, 3)), label=f"chosen: {tuned['lr']:.3g}")
     legend(ax)
     return fig

@@ -50,6 +50,20 @@ def early_stopping(settings: Any, task: Any) -> Any:
     return EarlyStopping(**given)
 
 
+def refuse_averaging_of_a_growing_head(state: Any) -> None:
+    """Lightning's own weight averaging copies the module before its head has got the task's rows.
+
+    Raises:
+        InputError: For such a callback with a head that grows.
+    """
+    for callback in state.callbacks if hasattr(state.module, "learn_classes") else ():
+        module, _, name = f"{type(callback).__module__}.{type(callback).__name__}".rpartition(".")
+        if module.startswith(("lightning.", "pytorch_lightning.")) and hasattr(callback, "_average_model"):
+            raise InputError(
+                f"{name} with a head that grows", "lightning_cl.EMA, which begins behind the growth", "method=ema"
+            )
+
+
 def check_tune(given: Any) -> None:
     """Refuse what the tuner does not know.
 

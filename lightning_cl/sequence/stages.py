@@ -25,7 +25,7 @@ from lightning_cl.files import load_state
 from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.loggers import count_on
 from lightning_cl.sequence.compute import share_of_fit
-from lightning_cl.sequence.fit_options import early_stopping
+from lightning_cl.sequence.fit_options import early_stopping, refuse_averaging_of_a_growing_head
 from lightning_cl.sequence.processes import on_first
 from lightning_cl.sequence.state import SequenceState, Stage
 from lightning_cl.streams.datamodule import TaskDataModule
@@ -91,6 +91,7 @@ def fit(state: SequenceState, task: Task) -> None:
     settings = state.settings
     if settings.reinitialize:
         state.module = copy.deepcopy(state.initial_module)
+    refuse_averaging_of_a_growing_head(state)
     carry = CarryOptimizer(state.optimizer)
     behind: list[Any] = []
     goes_on = not state.has_boundaries and getattr(state.module, "automatic_optimization", True)
