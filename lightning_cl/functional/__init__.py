@@ -23,6 +23,7 @@ _WHERE = {
     "steepest_learning_rate": "learning_rate",
     "interpolate": "interpolation",
     "average_states": "interpolation",
+    "greedy_soup": "soup",
     "reestimate_batch_norm": "batch_norm",
     "samples_of_fit": "compute",
     "budget_until": "compute",

@@ -159,8 +159,8 @@ def test_a_slow_average_of_a_short_fit_is_said(caplog: pytest.LogCaptureFixture)
         fit(Net(), data(0), EMA(0.999))
         fit(Net(), data(0), EMA(0.5))
     said = [record.getMessage() for record in caplog.records if "EMA" in record.getMessage()]
-    assert said == ["EMA: 99% of the average are the weights after its first update (decay=0.999, 8 updates); a smaller decay "
-                    "forgets them"]  # fmt: skip
+    assert said == ["EMA: 99% of the average are the weights after its first update (decay=0.999, "
+                    "8 updates); a smaller decay forgets them"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kill_at", [("batch start", 2), ("batch end", 5), ("epoch start", 4), ("train end", 8)])
