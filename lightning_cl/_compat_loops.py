@@ -77,14 +77,15 @@ def validate_inside(trainer: Any, module: Any) -> dict[str, float] | None:
 @contextlib.contextmanager
 def no_search_bar() -> Iterator[None]:
     """Inside the block, Lightning's search for a learning rate draws no progress bar, which it always does."""
-    from lightning.pytorch.tuner import lr_finder
+    from lightning.pytorch.tuner import lr_finder as module
 
+    lr_finder: Any = module
     before = lr_finder.tqdm
-    lr_finder.tqdm = functools.partial(before, disable=True)  # type: ignore[assignment, misc]
+    lr_finder.tqdm = functools.partial(before, disable=True)
     try:
         yield
     finally:
-        lr_finder.tqdm = before  # type: ignore[misc]
+        lr_finder.tqdm = before
 
 
 def validated_weights(trainer: Any, module: Any) -> dict[str, Any]:

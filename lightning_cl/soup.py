@@ -73,7 +73,9 @@ def cook(paths: Sequence[str | Path], out: str | Path, how: Literal["uniform", "
     app.quiet()
     runs, notes = _finished(paths)
     labels = _labels(runs)
-    ingredients = [Ingredient(labels.get(run.folder, str(run.folder)), run.folder, read_model(run.folder)) for run in runs]
+    ingredients = [
+        Ingredient(labels.get(run.folder, str(run.folder)), run.folder, read_model(run.folder)) for run in runs
+    ]
     names = [str(run.folder) for run in runs]
     refuse_other_models([each.model for each in ingredients], names)
     _refuse_other_tasks(runs)

@@ -60,9 +60,10 @@ class Line:
             return
         layers = layers_with_statistics(self.module)
         for name in self.layers:
-            for values in (layers[name].running_mean, layers[name].running_var):
+            statistics: list[Any] = [layers[name].running_mean, layers[name].running_var]
+            for values in statistics:
                 torch.distributed.all_reduce(values)
-                values /= world_size()  # type: ignore[operator]
+                values /= world_size()
 
 
 def best_alpha(alphas: Sequence[float], values: Sequence[float | None], higher_is_better: bool = True) -> float:

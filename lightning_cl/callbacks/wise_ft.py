@@ -91,7 +91,7 @@ class WiSEFT(MethodCallback):
             raise InputError(
                 f"fine_tuned={fine_tuned!r} ({error})", "regular expressions", r"fine_tuned='^fc\.'"
             ) from error
-        extra = [float(choose)] if fixed and alphas else []  # type: ignore[arg-type]
+        extra = [float(choose)] if fixed and alphas else []
         self.choose, self.alphas = choose, sorted({float(alpha) for alpha in alphas} | set(extra))
         self.anchor, self.batch_norm, self.test_curve = anchor, batch_norm, test_curve
         self.monitor, self.mode = monitor, mode

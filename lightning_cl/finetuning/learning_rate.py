@@ -26,16 +26,17 @@ def set_learning_rate(module: Any, lr: float) -> None:
             )
         module.optimizer_factory = functools.partial(factory, lr=lr)
         return
-    for owner in (module, getattr(module, "hparams", None)):
-        for name in ("lr", "learning_rate"):
-            if isinstance(owner, dict) and name in owner:
-                owner[name] = lr
-                return
-            if owner is module and isinstance(getattr(owner, name, None), int | float):
-                setattr(owner, name, lr)
-                if name in getattr(module, "hparams", {}):
-                    module.hparams[name] = lr
-                return
+    hparams: Any = getattr(module, "hparams", {})
+    found = False
+    for name in ("lr", "learning_rate"):
+        if isinstance(getattr(module, name, None), int | float):
+            setattr(module, name, lr)
+            found = True
+        if name in hparams:
+            hparams[name] = lr
+            found = True
+        if found:
+            return
     raise InputError(
         f"{type(module).__name__} without a learning rate",
         "an attribute lr or learning_rate that configure_optimizers reads",
