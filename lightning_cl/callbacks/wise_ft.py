@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_cl.callbacks._alpha_curve import Line, best_alpha, mean, validated
+from lightning_cl.callbacks._gather import from_first
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.errors import InputError
 from lightning_cl.functional.seeding import derive_seed
@@ -126,6 +127,13 @@ class WiSEFT(MethodCallback):
                 for name, value in pl_module.state_dict().items()
             }
             self._refuse_unknown()
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """DDP has given every process the first one's weights by now: their weights before are the first one's too."""
+        tensors = {name: value for name, value in self._before.items() if isinstance(value, Tensor)}
+        shared = from_first(tensors, trainer.strategy.root_device)
+        self._before.update({name: value.cpu() for name, value in shared.items()})
+        super().on_fit_start(trainer, pl_module)
 
     def _refuse_unknown(self) -> None:
         for pattern in self.fine_tuned:
