@@ -31,6 +31,8 @@ _WHERE = {
     "DGR": "callbacks.dgr",
     "UniformSampling": "callbacks.uniform",
     "GDumb": "callbacks.gdumb",
+    "WiSEFT": "callbacks.wise_ft",
+    "EMA": "callbacks.ema",
     "ShrinkAndPerturb": "callbacks.shrink_and_perturb",
     "FreezingSchedule": "callbacks.freezing",
     "Adapters": "callbacks.adapters",

@@ -23,7 +23,7 @@ SETTINGS = (
     "updates_per_batch",
     *("seed", "metric", "higher_is_better", "resume", "checkpoint_every_n_steps", "select", "monitor", "monitor_mode"),
     *("evaluate_future", "evaluate_random_init", "evaluate_every_n_steps", "limit_tasks", "budget"),
-    "trained_tasks",
+    *("trained_tasks", "early_stopping", "tune"),
 )
 
 

@@ -14,6 +14,8 @@ from lightning_cl.errors import Stopped
 
 SUBCOMMANDS = {
     "report": ("lightning_cl.report.command", "gather run folders into one table and one HTML page"),
+    "soup": ("lightning_cl.soup_command", "average the models of a sweep into one checkpoint"),
+    "interpolate": ("lightning_cl.interpolate_command", "write the model between two checkpoints (WiSE-FT)"),
     "importance": ("lightning_cl.importance_command", "compute, inspect and merge importances of parameters"),
     "schedule": ("lightning_cl.schedule_command", "print a freezing schedule for a model, to be edited"),
     "select": (

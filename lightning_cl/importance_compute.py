@@ -62,11 +62,11 @@ def compute(request: Request) -> tuple[ImportanceFile, list[str]]:
     overrides = list(request.overrides)
     run = read_run(request.run) if request.run is not None else None
     if run is not None:
-        overrides = [*_overrides_of(run), *overrides]
+        overrides = [*overrides_of(run), *overrides]
     checkpoint = request.checkpoint or (run.folder / "model.ckpt" if run is not None else None)
     with composed(overrides) as cfg:
         if run is not None:
-            _refuse_foreign_code(OmegaConf.to_container(cfg), run.folder)
+            refuse_foreign_code(OmegaConf.to_container(cfg), run.folder)
         refuse_words_for_numbers(app.recorded_config(cfg, request.method))
         stream = instantiate(cfg.stream, _convert_="all")
         module = app.build_module(cfg, stream)
@@ -111,7 +111,7 @@ def composed(overrides: list[str]) -> Iterator[DictConfig]:
         yield cfg
 
 
-def _overrides_of(run: Run) -> list[str]:
+def overrides_of(run: Run) -> list[str]:
     """The command line of a run, if it still gives the config that was run."""
     file = run.folder / ".hydra" / "overrides.yaml"
     hint = f"give its overrides yourself, and --checkpoint {run.folder / 'model.ckpt'}"
@@ -132,7 +132,7 @@ def _overrides_of(run: Run) -> list[str]:
     return overrides
 
 
-def _refuse_foreign_code(config: Any, folder: Path) -> None:
+def refuse_foreign_code(config: Any, folder: Path) -> None:
     """A run folder may come from anywhere, and a ``_target_`` is code: only those of our own configs are built."""
     texts = [file.read_text(encoding="utf-8") for file in conf_dir().rglob("*.yaml")]
     known = {target for text in texts for target in re.findall(r"_target_: (\S+)", text)}

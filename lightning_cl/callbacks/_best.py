@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lightning_cl._compat_loops import validated_weights
 from lightning_cl.errors import InputError
 
 
@@ -39,7 +40,8 @@ class BestWeights(Callback):
         sign = 1 if self.mode == "max" else -1
         if value == value and (self.value is None or sign * value > sign * self.value):
             self.value = value
-            self.weights = {key: tensor.detach().cpu().clone() for key, tensor in pl_module.state_dict().items()}
+            validated = validated_weights(trainer, pl_module)
+            self.weights = {key: tensor.detach().cpu().clone() for key, tensor in validated.items()}
 
     def load_into(self, module: Any) -> None:
         """Give the module its best weights; it keeps its own if there was no validation."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_cl import _compat
+from lightning_cl import _compat, _compat_loops
 from lightning_cl.callbacks._flops import CountedLoader
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.batch_parts import split_batch
@@ -41,7 +41,8 @@ class ContinualEvaluation(Callback):
         if step == self._last or step % self.state.settings.evaluate_every_n_steps:
             return
         self._last = step
-        with _compat.evaluating(pl_module), torch.no_grad():
+        averaged = _compat_loops.averaged_weights(trainer, pl_module)
+        with _compat.evaluating(pl_module), averaged, torch.no_grad():
             accuracy = [self._accuracy(trainer, pl_module, t) for t in self.state.stream[: self.task.id + 1]]
         self.rows.append({"task": self.task.id, "step": step, "accuracy": accuracy})
 

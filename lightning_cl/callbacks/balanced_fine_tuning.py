@@ -137,11 +137,11 @@ class BalancedFineTuning(Callback):
         data = balanced_data(memory.at(slice(0, len(memory))), task.train, per_class, seed)
         datamodule = TaskDataModule(
             replace(task, train=data),
-            batch_size=settings.batch_size,
+            batch_size=state.batch_size,
             eval_batch_size=settings.eval_batch_size,
             num_workers=settings.num_workers,
             seed=seed,
-            drop_last=settings.drop_last and len(data) >= settings.batch_size,
+            drop_last=settings.drop_last and len(data) >= state.batch_size,
         )
         datamodule.seen_tasks = state.stream[: task.id + 1]  # type: ignore[attr-defined]
         datamodule.holds_memory = True  # type: ignore[attr-defined]

@@ -56,9 +56,9 @@ def head_class(head: str, layer: str, options: dict[str, Any]) -> Any:
     return TaskHeads if head == "separate" else HEADS[layer]
 
 
-def adam(params: Any) -> torch.optim.Optimizer:
-    """Adam with lr 1e-3."""
-    return torch.optim.Adam(params, lr=1e-3)
+def adam(params: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
+    """Adam."""
+    return torch.optim.Adam(params, lr=lr)
 
 
 def micro_accuracy(num_classes: int) -> Any:

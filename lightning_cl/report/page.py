@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from . import learning_rate
+from .alpha_curves import CAPTION, alpha_curves
 from .cards import cards
 from .files import write_atomic
 from .finding import read_run
@@ -37,7 +39,12 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     """
     run = read_run(Path(run_dir))
     folder = Path(run_dir) if output is None else Path(output)
-    uris = save_figures(run_figures(run), folder / "plots")
+    curves = alpha_curves(run)
+    search = learning_rate.learning_rate_figure(run.results.get("tuned"))
+    if search is not None:
+        curves[learning_rate.NAME] = search
+    captions = {**_CAPTIONS, **dict.fromkeys(curves, CAPTION), learning_rate.NAME: learning_rate.CAPTION}
+    uris = save_figures({**run_figures(run), **curves}, folder / "plots")
     validation = run.validation_matrix
     matrices = [("Test", _texts(run, run.matrix))] + ([("Validation", _texts(run, validation))] if validation else [])
     page = render(
@@ -51,7 +58,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         bounds=_bounds(run),
         metric=run.metric,
         percent=run.percent,
-        figures=[(f"{name.replace('_', ' ').capitalize()}", uri, _CAPTIONS[name]) for name, uri in uris.items()],
+        figures=[(f"{name.replace('_', ' ').capitalize()}", uri, captions[name]) for name, uri in uris.items()],
         tasks=_tasks(run),
         matrices=matrices,
         task_names=run.task_names,

@@ -65,7 +65,7 @@ def share_of_fit(state: SequenceState, task: Task) -> float | None:
         )
     before = sum(sum(stages.values()) for stages in state.progress["flops"].values())
     total = state.settings.budget * joint
-    step = min(state.settings.batch_size, len(task.train)) * state.flops_per_sample
+    step = min(state.batch_size, len(task.train)) * state.flops_per_sample
     left, steps = total - before - _reserve(state, task), state.n_tasks if task.id == 0 else 1
     if left < steps * step:
         raise InputError(
@@ -100,7 +100,7 @@ def _measured(state: SequenceState) -> int:
     settings, world = state.settings, trainer.world_size
     each = samples_of_fit(
         -(-len(data) // world),
-        settings.batch_size,
+        state.batch_size,
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
         accumulate=trainer.accumulate_grad_batches,

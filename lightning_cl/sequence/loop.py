@@ -13,6 +13,7 @@ from lightning_cl import _compat, signals
 from lightning_cl.errors import InputError, Stopped
 from lightning_cl.files import write_json
 from lightning_cl.functional.seeding import derive_seed
+from lightning_cl.sequence import tuning
 from lightning_cl.sequence.lock import RunLock
 from lightning_cl.sequence.processes import connect, is_first, on_first, stop_if_asked
 from lightning_cl.sequence.results import build_results, publish_model
@@ -46,12 +47,15 @@ def open_run(state: SequenceState) -> bool:
     saved = on_first(lambda: _look(state))
     if saved is not None:
         load_boundary(state, saved)
+        tuning.apply(state)
         progress = state.progress
         log.info("going on with task %d, stage %d of %s", progress["task"], progress["stage"], state.settings.run_dir)
         return True
     if state.settings.evaluate_random_init:
         with _compat.seeded(derive_seed(state.settings.seed, "random init")):
             evaluate(state, None)
+    tuning.search(state)
+    tuning.apply(state)
     save_boundary(state)
     return False
 

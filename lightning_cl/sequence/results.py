@@ -67,6 +67,8 @@ def build_results(state: SequenceState, status: str, error: str | None = None) -
         "per_task": [_per_task(state, task) for task in stream],
         "trainable_parameters": _trainable(state),
         "method_state_bytes": {callback.name: callback.nbytes for callback in state.method_callbacks},
+        "tuned": progress.get("tuned"),
+        "interpolation": progress.get("interpolation"),
         "importance": _importance(state) if status == "finished" else None,
         "peak_rss_bytes": progress["peak_rss"],
         "versions": {name: _version(name) for name in PACKAGES},

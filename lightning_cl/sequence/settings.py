@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_cl.errors import InputError
+from lightning_cl.sequence.fit_options import check_early_stopping, check_tune
 
 
 @dataclass
@@ -34,6 +35,12 @@ class Settings:
         select: Weights that a fit ends with: ``"last"``, or the ``"best"`` by ``monitor`` on validation data.
         monitor: Metric of ``select="best"``.
         monitor_mode: ``"max"`` or ``"min"``.
+        early_stopping: ``{"patience": 3}`` ends each fit after so many validations without a better ``monitor`` (or its
+            own ``monitor``, ``mode``, ``min_delta`` and so on, as of Lightning's ``EarlyStopping``); every task counts
+            anew. None, or no patience, for never.
+        tune: ``{"lr_find": True}``, ``{"scale_batch_size": "power"}`` or both: searched once, before the first task, by
+            Lightning's ``Tuner``; ``lr`` and ``batch_size`` in it are options for these. See
+            :mod:`lightning_cl.sequence.tuning`.
         evaluate_future: Evaluate tasks that are still to come too (forward transfer).
         evaluate_random_init: Evaluate every task before any training (forward transfer).
         evaluate_every_n_steps: Evaluate inside training, for the stability gap.
@@ -64,6 +71,8 @@ class Settings:
     select: Literal["last", "best"] = "last"
     monitor: str = "val_accuracy"
     monitor_mode: Literal["max", "min"] = "max"
+    early_stopping: dict[str, Any] | None = None
+    tune: dict[str, Any] | None = None
     evaluate_future: bool = False
     evaluate_random_init: bool = False
     evaluate_every_n_steps: int | None = None
@@ -107,6 +116,8 @@ class Settings:
         if kept is not None and self.training_data == "all":
             expected = "training_data='current' or 'seen'"
             raise InputError(f"trained_tasks={kept!r} with training_data='all'", expected, "leave trained_tasks out")
+        check_early_stopping(self.early_stopping)
+        check_tune(self.tune)
         every = self.evaluate_every_n_steps
         if every is not None and (not isinstance(every, int) or every < 1):
             raise InputError(f"evaluate_every_n_steps={every!r}", "an integer >= 1, or null", "leave it out")

@@ -25,6 +25,7 @@ from lightning_cl.files import load_state
 from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.loggers import count_on
 from lightning_cl.sequence.compute import share_of_fit
+from lightning_cl.sequence.fit_options import early_stopping, refuse_averaging_of_a_growing_head
 from lightning_cl.sequence.processes import on_first
 from lightning_cl.sequence.state import SequenceState, Stage
 from lightning_cl.streams.datamodule import TaskDataModule
@@ -71,7 +72,7 @@ def task_data(state: SequenceState, task: Task, own: OwnData | None = None) -> T
         task = merge_tasks(state.stream[: task.id + 1], id=task.id, name=task.name)
     datamodule = TaskDataModule(
         task,
-        batch_size=settings.batch_size,
+        batch_size=state.batch_size,
         eval_batch_size=settings.eval_batch_size,
         num_workers=settings.num_workers,
         seed=settings.seed,
@@ -90,6 +91,7 @@ def fit(state: SequenceState, task: Task) -> None:
     settings = state.settings
     if settings.reinitialize:
         state.module = copy.deepcopy(state.initial_module)
+    refuse_averaging_of_a_growing_head(state)
     carry = CarryOptimizer(state.optimizer)
     behind: list[Any] = []
     goes_on = not state.has_boundaries and getattr(state.module, "automatic_optimization", True)
@@ -98,7 +100,8 @@ def fit(state: SequenceState, task: Task) -> None:
     if settings.evaluate_every_n_steps:
         behind.append(ContinualEvaluation(state, task))
     best = _best_weights(state, task)
-    behind += [best] if best else []
+    stopping = early_stopping(settings, task)
+    behind += [each for each in (best, stopping) if each]
     own = own_data(state)
     limits: dict[str, Any] = {} if own is None or own.max_epochs is None else {"max_epochs": own.max_epochs}
     if settings.budget is not None and own and own.spends_budget:
@@ -184,6 +187,9 @@ def train(
                 "data workers that stay alive",
                 "fewer workers need less memory; the same command goes on",
             ) from error
+        if "Early stopping conditioned on metric" in str(error):
+            known = sorted(trainer.callback_metrics)
+            raise InputError(f"early_stopping ({error})", f"one of {known}", "set early_stopping.monitor") from error
         if not resuming or "loading state_dict" not in str(error):
             raise
         raise InputError(
@@ -252,12 +258,12 @@ def evaluate(state: SequenceState, task: Task | None) -> None:
     known = min(seen, state.settings.trained_tasks or seen)
     # a head of its own for each task has none yet for a task that was not trained; a shared one has its own answers
     own_heads = getattr(state.module, "reads", None) == "task"
-    rows = _measured(state, state.module, tests[: known if own_heads else seen])
+    rows = measured(state, state.module, tests[: known if own_heads else seen])
     if own_heads and known < seen:
-        untrained = _measured(state, _knowing_all_classes(state), tests[known:seen])
+        untrained = measured(state, _knowing_all_classes(state), tests[known:seen])
         rows = {name: rows[name] + untrained[name] for name in rows}
     if seen < len(tests) and (task is None or state.settings.evaluate_future):
-        future = _measured(state, _knowing_all_classes(state), tests[seen:])
+        future = measured(state, _knowing_all_classes(state), tests[seen:])
         rows = {name: rows.get(name, [None] * seen) + future.get(name, []) for name in {**rows, **future}}
     rows = {name: row + [None] * (len(tests) - len(row)) for name, row in rows.items()}
     if task is None:
@@ -268,7 +274,7 @@ def evaluate(state: SequenceState, task: Task | None) -> None:
         state.progress.setdefault("other_rows", {}).setdefault(name, {})[str(task.id)] = row
     validation = [t.validation for t in state.stream[:seen]]
     if all(data is not None for data in validation):
-        row = _measured(state, state.module, validation)[metric]
+        row = measured(state, state.module, validation)[metric]
         state.progress["validation_rows"][str(task.id)] = row + [None] * (len(state.stream) - len(row))
 
 
@@ -281,7 +287,7 @@ def _knowing_all_classes(state: SequenceState) -> Any:
     return module
 
 
-def _measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, list[float | None]]:
+def measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, list[float | None]]:
     """The run's metric, and whatever else ``test_step`` logs for each dataloader: one value for each of ``data``."""
     settings = state.settings
     if not data:

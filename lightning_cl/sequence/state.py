@@ -83,6 +83,11 @@ class SequenceState:
         return getattr(self.stream, "has_boundaries", True)
 
     @property
+    def batch_size(self) -> int:
+        """Training samples per batch: the one that was found, if one was searched for."""
+        return self.progress.get("tuned", {}).get("batch_size", self.settings.batch_size)
+
+    @property
     def method_callbacks(self) -> list[MethodCallback]:
         """Callbacks that consolidate."""
         return [c for c in self.callbacks if isinstance(c, MethodCallback)]

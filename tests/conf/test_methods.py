@@ -17,13 +17,13 @@ from tests.conf.test_configs import composed, options
 NEEDS_BOUNDARY = {
     *("ewc", "online_ewc", "kfac_ewc", "si", "mas", "rwalk", "l2"),
     *("lwf", "dgr", "er", "a_gem", "gem", "icarl", "bic", "wa", "lucir", "podnet", "eeil", "balanced_fine_tuning"),
-    *("gdumb", "uniform", "shrink_and_perturb"),
+    *("gdumb", "uniform", "shrink_and_perturb", "wise_ft"),
 }
 BY_THE_STEP = {
     *("naive", "cumulative", "from_scratch", "joint", "keep"),
     "auto_freeze",
     *("linear_probe", "lp_ft", "gradual_unfreeze", "surgical_first", "last_k"),
-    *("l2sp", "freezing", "lora", "ia3", "der", "derpp", "er_ace"),
+    *("l2sp", "ema", "freezing", "lora", "ia3", "der", "derpp", "er_ace"),
 }
 
 #: what a method that is nothing alone is combined with, and compared to; naive fine-tuning for all others
