@@ -94,7 +94,9 @@ def test_van_de_vens_weights_of_a_shared_head():
     def summed(then: Any, now: Any, batch: Any, own: float, k: int) -> Any:
         return own + (k - 1) * kd(raw(now, batch), raw(then, batch))
 
-    learn(Look(reduction="sum"), summed, tasks=domain_incremental(blobs(), 3))
+    shared = Look(reduction="sum")
+    learn(shared, summed, tasks=domain_incremental(blobs(), 3))
+    assert shared.groups == [[0, 1]]
 
     def by_tasks(then: Any, now: Any, batch: Any, own: float, k: int) -> Any:
         return own / k + (1 - 1 / k) * kd(raw(now, batch), raw(then, batch))

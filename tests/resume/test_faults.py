@@ -138,11 +138,11 @@ def test_two_runs_in_one_folder(tmp_path: Path):
 
 
 def test_the_same_process_may_begin_anew(tmp_path: Path):
-    first = RunLock(tmp_path)
-    second = RunLock(tmp_path)
-    second.release()
-    first.release()
-    first.release()
+    first, second = RunLock(tmp_path), RunLock(tmp_path)
+    assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
+    for lock in (second, first, first):
+        lock.release()
+    assert not (tmp_path / ".lock").exists()
 
 
 RUN = """
