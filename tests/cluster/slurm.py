@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "munge")
 SETTINGS = """
 ClusterName=test
@@ -102,7 +103,7 @@ class Slurm:
         return done.stdout.strip()
 
     def state(self, job: str) -> str:
-        """RUNNING, PENDING, COMPLETED, ...; empty when Slurm has forgotten the job."""
+        """RUNNING, PENDING, COMPLETED, ...; of an array, those of all its jobs."""
         done = subprocess.run(
             ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"], env=self.environment, capture_output=True, text=True
         )
@@ -111,7 +112,7 @@ class Slurm:
     def wait(self, job: str, seconds: float = 900) -> str:
         """The state in which a job ended."""
         deadline = time.monotonic() + seconds
-        while any(word in self.state(job) for word in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUE")):
+        while (state := self.state(job)) not in ENDED:
             assert time.monotonic() < deadline, self.run("scontrol", "show", "job", job)
             time.sleep(0.5)
-        return self.state(job)
+        return state
