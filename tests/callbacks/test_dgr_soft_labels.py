@@ -46,7 +46,8 @@ def test_one_step_is_that_of_the_formula(temperature: float):
     torch.manual_seed(3)
     fit(net, data(0), callback, max_epochs=1)
     teacher, student = copy.deepcopy(net.net).eval(), copy.deepcopy(net.net)
-    net.before.clear(), net.batches.clear(), net.generated.clear()
+    for remembered in (net.before, net.batches, net.generated):
+        remembered.clear()
     fit(net, data(1), callback, max_epochs=1)
     assert len(net.batches) == len(net.generated) == 4, "training_step runs on the user's own batches only"
     (x, y), made = net.batches[0], net.generated[0]
