@@ -12,16 +12,12 @@ from tests.finetuning.examples import FEW_EPOCHS, module, stream
 
 Make = Callable[[], Any]
 
-#: both, and the first without effect
-PAIRS: dict[str, tuple[Make, Make, Make]] = {
+#: two methods, and the first without effect
+PAIRS: dict[str, tuple[Make, Make, Make | None]] = {
     "ewc+er": (lambda: EWC(50.0), lambda: Replay(20), lambda: EWC(0.0)),
     "lwf+er": (lambda: LwF(2.0), lambda: Replay(20), lambda: LwF(0.0)),
     "derpp+wa": (lambda: DER(20, 0.5, 0.5), lambda: WA(), lambda: DER(20, 0.0, 0.0)),
-    "freezing+er": (
-        lambda: FreezingSchedule(until_epoch=1),
-        lambda: Replay(20),
-        lambda: FreezingSchedule(until_epoch=0),
-    ),
+    "freezing+er": (lambda: FreezingSchedule(until_epoch=1), lambda: Replay(20), None),
 }
 
 
@@ -42,9 +38,10 @@ def test_both_act(pair: str, order: int) -> None:
         assert float((both - learn(*alone)[0]).abs().max()) > 1e-4
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", [pair for pair, (_, _, without) in PAIRS.items() if without])
 def test_the_first_without_effect_is_the_second_alone_to_the_bit(pair: str) -> None:
     _, second, without = PAIRS[pair]
+    assert without is not None
     assert torch.equal(learn(without(), second())[0], learn(second())[0])
 
 
