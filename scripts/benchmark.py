@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import torch
 from benchmark_freezing import freezing
 from benchmark_importance import importance
 from benchmark_replay import replay
+from benchmark_run import end_to_end
 from torch import nn
 
 
@@ -42,67 +42,6 @@ def alternating(ours: Callable[[], float], reference: Callable[[], float], n: in
     ours(), reference()
     pairs = [(ours(), reference()) for _ in range(n)]
     return [a for a, _ in pairs], [b for _, b in pairs]
-
-
-# end to end ------------------------------------------------------------------------------------------------------
-
-
-def end_to_end(data_dir: str, repeats: int) -> list[dict[str, Any]]:
-    """``fit`` of Split MNIST, naive, one epoch a task, with progress bar, CSV logger and metrics, and a plain loop."""
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.loggers import CSVLogger
-
-    from lightning_cl import FineTuningModule, run_sequence
-    from lightning_cl.finetuning import MLP
-    from lightning_cl.sequence import stages
-    from lightning_cl.streams import build_stream, mnist
-
-    stream = build_stream(dataset=mnist(data_dir), scenario="class_incremental", name="split_mnist", n_tasks=5)
-    plain = [task.train.batch(torch.arange(len(task.train))) for task in stream]
-    spent = 0.0
-    original = stages.fit
-
-    def timed(state: Any, task: Any) -> None:
-        nonlocal spent
-        start = time.process_time()
-        original(state, task)
-        spent += time.process_time() - start
-
-    def ours() -> float:
-        nonlocal spent
-        spent = 0.0
-        with tempfile.TemporaryDirectory() as folder, mute():
-            run_sequence(
-                FineTuningModule(MLP((1, 28, 28), (400, 400))),
-                stream,
-                run_dir=folder,
-                trainer=functools.partial(Trainer, max_epochs=1, accelerator="cpu"),
-                loggers=[functools.partial(CSVLogger, name="csv")],
-                progress_bar=True,
-            )
-        return spent
-
-    def reference() -> float:
-        model = nn.Sequential(
-            nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10)
-        )
-        start = time.process_time()
-        for t, (x, y) in enumerate(plain):
-            optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-            for indices in torch.randperm(len(y)).split(128):
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(model(x[indices])[:, : 2 * t + 2], y[indices])
-                loss.backward()
-                optimizer.step()
-        return time.process_time() - start
-
-    stages.fit = timed
-    try:
-        a, b = alternating(ours, reference, repeats)
-    finally:
-        stages.fit = original
-    text = "a hand-written PyTorch loop over the same steps and data"
-    return [row("end to end: fit of split_mnist, naive", a, b, "CPU s", text)]
 
 
 # ewc -------------------------------------------------------------------------------------------------------------
@@ -197,6 +136,11 @@ def mute() -> Any:
         yield
 
 
+def all_of_end_to_end(data_dir: str, repeats: int) -> list[dict[str, Any]]:
+    """A fit of Split MNIST, and a whole run of it with a memory."""
+    return end_to_end(data_dir, repeats, alternating, row, mute)
+
+
 def all_of_importance(data_dir: str, repeats: int) -> list[dict[str, Any]]:
     """How exact importances are, what they cost, and what the penalty costs in each step."""
     return [*importance(repeats, alternating, row), *ewc(data_dir, repeats)]
@@ -213,7 +157,7 @@ def all_of_freezing(data_dir: str, repeats: int) -> list[dict[str, Any]]:
 
 
 SUBJECTS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {
-    "end_to_end": end_to_end,
+    "end_to_end": all_of_end_to_end,
     "ewc": ewc,
     "freezing": all_of_freezing,
     "importance": all_of_importance,

@@ -37,7 +37,8 @@ def callbacks_of(method: str, seed: int) -> list[Any]:
         "ewc": lambda: [EWC(2.0)],  # its penalty has no 1/2
         "lwf": lambda: [LwF(1.0, temperature=2.0)],
         "er": lambda: [Replay(500, policy="class_balanced", batch_size=128, seed=seed)],
-        "derpp": lambda: [DER(500, 0.1, 0.5, policy="class_balanced", batch_size=128, seed=seed)],
+        # Avalanche stores samples behind each task, with the logits of the model that has learnt it
+        "derpp": lambda: [DER(500, 0.1, 0.5, policy="class_balanced", batch_size=128, fill="consolidate", seed=seed)],
         "gem": lambda: [GEM(500, margin=0.5, max_per_task=100)],
         "a_gem": lambda: [AGEM(500, max_per_task=100, batch_size=128, seed=seed)],
     }[method]()

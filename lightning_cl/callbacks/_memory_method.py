@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from lightning_cl.callbacks._memory_filling import MemoryFilling
 from lightning_cl.callbacks._patch import InstancePatch
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
-from lightning_cl.functional.batches import clone_batch, concatenate, leaves, rebuild
+from lightning_cl.functional.batches import clone_batch, concatenate, leaves, rebuild, select
 from lightning_cl.memory import find_labels
 
 HOOK = "on_after_batch_transfer"
@@ -28,6 +29,11 @@ class Drawn:
     batch: Any
     extras: dict[str, Tensor]
     slots: Tensor
+
+    def part(self, where: slice) -> "Drawn":
+        """Some of the samples."""
+        extras = {name: extra[where] for name, extra in self.extras.items()}
+        return Drawn(select(self.batch, where), extras, self.slots[where])
 
 
 class MemoryMethod(MemoryFilling):
@@ -94,6 +100,11 @@ class MemoryMethod(MemoryFilling):
     def _around(self) -> Any:
         """What makes a context around the user's own step on the current batch, see the hub; None if nothing does."""
         return None
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether the batch is copied into a larger one before anybody else sees it."""
+        return False
 
     def _draws(self) -> int:
         """How many draws the next step needs."""
@@ -202,15 +213,25 @@ class MemoryMethod(MemoryFilling):
             )
         self._seen_a_batch = True
         trainer = self._trainer
+        drawn = [] if len(self.memory) == 0 or self.holds_memory(trainer) else self._draw(batch, found)
         if self.fill == "step" and trainer is not None and trainer.current_epoch == 0:
             # a copy: other callbacks may rewrite the batch in place before the step is over
-            self._pending.append(clone_batch(batch))
-        if len(self.memory) == 0 or self.holds_memory(trainer):
-            return []
+            self._pending.append(batch if self._mixes and drawn else clone_batch(batch))
+        return drawn
+
+    def _draw(self, batch: Any, found: dict[str, Any]) -> list[Drawn]:
+        """The draws of a step, in the structure of ``batch``, whose leaves are ``found``; all are read at once."""
+        trainer = self._trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         chosen = self._choose(self.batch_size or size_of(batch), rank, world)
-        self.replayed += sum(len(slots) for slots in chosen)
-        return [self._stored(batch, found, slots) for slots in chosen]
+        if not chosen:
+            return []
+        whole = self._stored(batch, found, torch.cat(chosen) if len(chosen) > 1 else chosen[0])
+        self.replayed += whole.slots.shape[0]
+        if len(chosen) == 1:
+            return [whole]
+        ends = list(accumulate(slots.shape[0] for slots in chosen))
+        return [whole.part(slice(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
 
     @staticmethod
     def holds_memory(trainer: Any) -> bool:

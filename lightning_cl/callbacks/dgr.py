@@ -12,11 +12,13 @@ from lightning_cl.callbacks._generator import ReplayGenerator
 from lightning_cl.callbacks._hub import TrainingStepHub, loss_of, with_loss
 from lightning_cl.callbacks._loss_weights import loss_weights, two_weights
 from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.callbacks._past_logits import groups_of, logits_of, read_over
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.vae import check_widths
 from lightning_cl.functional.batches import rebuild
-from lightning_cl.functional.masking import mask_logits
+from lightning_cl.functional.distillation import distillation_loss
+from lightning_cl.functional.masking import inactive_value
 from lightning_cl.functional.seeding import derive_seed
 
 
@@ -55,6 +57,11 @@ class DGR(MethodCallback):
         generator_steps: Steps of the VAE on each training batch; more where a task has few batches.
         batch_size: Generated samples per step (and process); as many as the current batch has by default.
         weights: ``"tasks"``, or the pair (current, replayed).
+        labels: ``"hard"``, as above. ``"soft"``: the replayed loss is
+            :func:`lightning_cl.functional.distillation_loss` to the previous model's logits, with a softmax over all
+            classes that count now, new ones with the target 0 (van de Ven & Tolias's generative replay with
+            distillation); ``training_step`` is not run on the generated batch.
+        temperature: T > 0 of soft labels.
         logits_fn: ``(module, batch) -> logits (N, C)``, or a tuple that starts with them. By default the module's
             ``all_logits(batch)``, else ``module(x)`` or, with task ids, ``module(x, task)``.
         seed: Seed of the VAE's weights and of everything it draws.
@@ -77,6 +84,8 @@ class DGR(MethodCallback):
         generator_steps: int = 1,
         batch_size: int | None = None,
         weights: Literal["tasks"] | Sequence[float] = "tasks",
+        labels: Literal["hard", "soft"] = "hard",
+        temperature: float = 2.0,
         logits_fn: Callable[..., Any] | None = None,
         seed: int = 0,
         name: str = "dgr",
@@ -97,7 +106,12 @@ class DGR(MethodCallback):
         if weights != "tasks" and not two_weights(weights):
             expected = "'tasks' or two finite numbers >= 0 (current, replayed)"
             raise InputError(f"weights={weights!r}", expected, "try weights=(0.5, 0.5)")
+        if labels not in ("hard", "soft"):
+            raise InputError(f"labels={labels!r}", "'hard' or 'soft'", "leave it out for 'hard'")
+        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+            raise InputError(f"temperature={temperature!r}", "a finite number > 0", "temperature=2.0 is the default")
         self.optimizer_state, self.generator_steps, self.batch_size = optimizer_state, generator_steps, batch_size
+        self.labels, self.temperature = labels, temperature
         self.weights, self.logits_fn = weights, logits_fn
         self.generator = ReplayGenerator(hidden, latent, decoder, lr, derive_seed(seed, name))
         self.teacher = Teacher()
@@ -156,7 +170,9 @@ class DGR(MethodCallback):
             labelled = self._labelled(batch, parts, inputs) if inputs is not None else None
         if parts.task is not None:
             self.task_ids = sorted({*self.task_ids, *parts.task.unique().tolist()})
-        replayed = call(labelled) if labelled is not None else None
+        if labelled is None:
+            return output
+        replayed = self._distilled(*labelled) if self.labels == "soft" else call(labelled[0])
         if replayed is None:
             return output
         return with_loss(output, weights[0] * current + weights[1] * replayed)
@@ -186,8 +202,8 @@ class DGR(MethodCallback):
         self.replayed += n
         return self.generator.sample(n, parts.x.device, rank, world)
 
-    def _labelled(self, batch: Any, parts: GeneratedParts, inputs: Tensor) -> Any:
-        """The inputs in the structure of the batch, with the labels of the previous model: once for each past task."""
+    def _labelled(self, batch: Any, parts: GeneratedParts, inputs: Tensor) -> tuple[Any, Tensor]:
+        """The inputs as a batch with the previous model's labels, once for each past task; its logits for them."""
         tasks = self.past_task_ids if parts.task is not None else []
         x = inputs.to(parts.x.dtype)
         x = x.repeat(max(1, len(tasks)), *[1] * (x.dim() - 1))
@@ -196,27 +212,17 @@ class DGR(MethodCallback):
             ids = torch.tensor(tasks, dtype=parts.task.dtype, device=x.device)
             made[parts.task_path] = ids.repeat_interleave(len(inputs))
         with self.teacher.in_place_of(self._module):
-            output = (self.logits_fn or _logits)(self._module, rebuild(batch, made))
-        logits = output[0] if isinstance(output, tuple) else output
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
-            shape = f"outputs of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(
-                f"{shape} of {type(self._module).__name__} for {len(x)} generated inputs",
-                f"logits of shape ({len(x)}, classes)",
-                "give logits_fn=lambda module, batch: ...",
-            )
-        made[parts.y_path] = self._largest(logits, made.get(parts.task_path)).to(parts.y.dtype)
-        return rebuild(batch, made)
+            logits = logits_of(self._module, rebuild(batch, made), self.logits_fn, len(x))
+        logits = read_over(logits, [] if self.logits_fn else self.groups, made.get(parts.task_path))
+        made[parts.y_path] = logits.argmax(1).to(parts.y.dtype)
+        return rebuild(batch, made), logits
 
-    def _largest(self, logits: Tensor, task: Tensor | None) -> Tensor:
-        """Labels (N,): the largest logit among those that the previous model was read by, of its own task if known."""
-        if not self.groups or self.logits_fn is not None:
-            return logits.argmax(1)
-        table = logits.new_zeros(len(self.groups), logits.shape[1], dtype=torch.bool)
-        for row, group in zip(table, self.groups, strict=True):
-            row[group] = True
-        active = table.any(0) if task is None or len(table) == 1 else table[task]
-        return mask_logits(logits, active).argmax(1)
+    def _distilled(self, batch: Any, targets: Tensor) -> Tensor:
+        """The distance of the model's softened predictions to the previous model's, on the generated batch."""
+        logits = logits_of(self._module, batch, self.logits_fn, len(targets))
+        read = read_over(logits, [] if self.logits_fn else groups_of(self._module), parts_of(batch).task)
+        # a module that masks with -inf would make 0 * inf of it
+        return distillation_loss(read.clamp_min(inactive_value(read.dtype)), targets, self.temperature)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         if self.generator.vae is None:
@@ -227,7 +233,7 @@ class DGR(MethodCallback):
             )
         self.generator.keep(moments=self.optimizer_state == "keep")
         self.teacher.take(module)
-        self.groups = [list(group) for group in getattr(module, "logit_groups", [])]
+        self.groups = groups_of(module)
         self.past_task_ids = list(self.task_ids)
 
     def _state(self) -> dict[str, Any]:
@@ -246,11 +252,3 @@ class DGR(MethodCallback):
         self.groups = [list(group) for group in state["groups"]]
         self.task_ids, self.past_task_ids = list(state["task_ids"]), list(state["past_task_ids"])
         self.replayed = state["replayed"]
-
-
-def _logits(module: Any, batch: Any) -> Any:
-    # predictions of ours mask by the classes known now
-    if hasattr(module, "all_logits"):
-        return module.all_logits(batch)
-    parts = parts_of(batch)
-    return module(parts.x) if parts.task is None else module(parts.x, parts.task)

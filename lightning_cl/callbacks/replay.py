@@ -117,6 +117,10 @@ class Replay(MemoryMethod):
             return hook(behind(batch, drawn))
         return super()._incoming(batch, drawn, hook)
 
+    @property
+    def _mixes(self) -> bool:
+        return self.mode == "mixed"
+
     def _draws(self) -> int:
         return 0 if self.mode == "separate" and self.loss_weights[1] == 0 else 1
 

@@ -40,7 +40,7 @@ def check_known(n: int, needs: frozenset[str], policy: str, known: Mapping[str, 
     for name, value in known.items():
         if value is None and name not in needs:
             continue
-        good = value is not None and len(value) == n and (name == "features" or value.dim() == 1)
+        good = value is not None and value.shape[:1] == (n,) and (name == "features" or value.dim() == 1)
         if not good:
             single = name.removesuffix("s") if name != "losses" else "loss"
             raise InputError(

@@ -134,15 +134,17 @@ class Memory(Leaving):
             indices: For references: position of each sample in the data of its task, (N,).
         """
         found, extras = leaves(batch), dict(extras or {})
-        n = len(next(iter(found.values())))
-        tasks = torch.full((n,), tasks) if isinstance(tasks, int) else tasks
+        first = next(iter(found.values()))
+        n = first.shape[0] if isinstance(first, Tensor) else len(first)  # a tensor's len() takes microseconds
+        needs = self.needs if self._references is None else self.needs | {"tasks"}
+        if isinstance(tasks, int):
+            tasks = torch.full((n,), tasks) if "tasks" in needs else None
         given = {"labels": labels, "tasks": tasks, "features": features, "losses": losses}
         known = {name: None if value is None else value.detach().cpu() for name, value in given.items()}
         if ids is None:
             ids = find_ids(found) if self.id_fn is None else self.id_fn(batch)
         ids = ids.detach().cpu() if isinstance(ids, Tensor) else ids
         check_structure(found, self._paths, extras, self._table.names(EXTRA) if len(self) else None)
-        needs = self.needs if self._references is None else self.needs | {"tasks"}
         check_known(n, needs, self.policy_name, known)
         check_ids(
             n, ids, None if not (len(self) or len(self.deleted)) else IDS in self._table.columns or bool(self.deleted)

@@ -24,6 +24,9 @@ from tests.callbacks.replay_examples import fit
         ({"generator_steps": 0}, "generator_steps=0; expected an integer >= 1"),
         ({"batch_size": 0}, "batch_size=0; expected an integer >= 1, or None"),
         ({"weights": (1.0,)}, r"weights=\(1.0,\); expected 'tasks' or two finite numbers"),
+        ({"labels": "smooth"}, "labels='smooth'; expected 'hard' or 'soft'"),
+        ({"temperature": 0}, "temperature=0; expected a finite number > 0"),
+        ({"temperature": float("inf")}, "temperature=inf; expected a finite number > 0"),
         ({"consolidate": "never"}, "consolidate='never'; expected 'auto' or 'manual'"),
     ],
 )

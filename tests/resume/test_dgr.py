@@ -14,19 +14,20 @@ from tests.callbacks.replay_examples import fit
 from tests.resume.helpers import Killed, contents, differences, learn, module, trainer
 
 
-def generative() -> Any:
-    return dgr(decoder="gaussian", lr=1e-3, optimizer_state="keep")
+def generative(**options: Any) -> Any:
+    return dgr(decoder="gaussian", lr=1e-3, optimizer_state="keep", **options)
 
 
 @pytest.mark.parametrize(
     "kill_at", [("batch start", 3), ("batch end", 5), ("train end", 8), ("epoch start", 4)], ids=str
 )
-def test_a_run_killed_in_a_fit(kill_at: tuple[str, int], tmp_path: Path):
-    learn(tmp_path / "whole", "naive", callbacks=[generative()])
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_a_run_killed_in_a_fit(kill_at: tuple[str, int], labels: str, tmp_path: Path):
+    learn(tmp_path / "whole", "naive", callbacks=[generative(labels=labels)])
     expected = contents(tmp_path / "whole")
-    _, results = learn(tmp_path / "killed", "naive", callbacks=[generative()], kill_at=kill_at)
+    _, results = learn(tmp_path / "killed", "naive", callbacks=[generative(labels=labels)], kill_at=kill_at)
     assert results is None
-    _, results = learn(tmp_path / "killed", "naive", callbacks=[generative()])
+    _, results = learn(tmp_path / "killed", "naive", callbacks=[generative(labels=labels)])
     assert results["status"] == "finished"
     assert differences(contents(tmp_path / "killed"), expected) == []
     state = expected["learner"]["callbacks"]["DGR.dgr"]
