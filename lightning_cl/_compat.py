@@ -33,8 +33,12 @@ def process_rank() -> int:
     return 0
 
 
-def join_processes(trainer: Any) -> None:
+def join_processes(trainer: Any, module: Any) -> None:
     """Start the other processes of a trainer, if nobody has, and meet them; does nothing the second time.
+
+    Args:
+        trainer: The Trainer.
+        module: What it will train; a strategy that shards it must know.
 
     Raises:
         InputError: For a strategy that forks or spawns.
@@ -50,6 +54,7 @@ def join_processes(trainer: Any) -> None:
         return
     if launcher is not None:
         launcher.launch(lambda: None, trainer=trainer)
+    trainer.strategy.connect(module)
     trainer.strategy.setup_environment()
 
 

@@ -6,6 +6,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_cl._compat_loops import validated_weights
+from lightning_cl._compat_sharded import refuse_sharded
 from lightning_cl.errors import InputError
 
 
@@ -27,6 +28,10 @@ class BestWeights(Callback):
         self.monitor, self.mode = monitor, mode
         self.value: float | None = None
         self.weights: dict[str, Tensor] = {}
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse sharded parameters."""
+        refuse_sharded(trainer, "select='best'")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Compare, and take the weights if they are better."""

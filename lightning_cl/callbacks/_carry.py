@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lightning_cl._compat_sharded import is_sharded, shard_like, whole_tensor
 from lightning_cl.errors import InputError
 from lightning_cl.functional.penalty import pad_to
 
@@ -53,6 +54,9 @@ def _fit(value: Any, parameter: Tensor) -> Any:
     if value.dim() == 0:  # a step count, which optimizers keep on the CPU
         return value.clone()
     # factored states (Adafactor's rows and columns) have another shape than their parameter, and are taken as they are
+    if is_sharded(parameter) and value.dim() == parameter.dim():
+        return shard_like(value, parameter)
+    value = whole_tensor(value)
     grows = value.shape != parameter.shape and value.dim() == parameter.dim()
     grown = pad_to(value, parameter.shape) if grows else value.clone()
     return torch.as_tensor(grown, device=parameter.device)

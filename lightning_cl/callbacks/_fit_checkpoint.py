@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from lightning_cl import _compat_loops as loops
 from lightning_cl import signals
+from lightning_cl._compat_sharded import repair_loading, writes_folders
+from lightning_cl.errors import InputError
 from lightning_cl.files import checksum, loadable, write_error, write_text
 
 
@@ -36,6 +38,16 @@ class FitCheckpoint(Checkpoint):
         self._saving = ""
         self._state: dict[str, Any] = {}
         self._loaded: dict[str, Any] = {}
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse a strategy that would write a folder in place of the file."""
+        if writes_folders(trainer):
+            raise InputError(
+                "save_distributed_checkpoint=True in a sequence of tasks",
+                "checkpoints of one file, from which any number of processes goes on",
+                "set save_distributed_checkpoint=false",
+            )
+        repair_loading(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Count from the step at which this fit starts or goes on."""
@@ -101,7 +113,13 @@ class FitCheckpoint(Checkpoint):
         if loops.ending(trainer):
             return
         metrics = {key: value.detach().cpu() for key, value in trainer.callback_metrics.items()}
-        self._state = {"version": 1, "where": where, "should_stop": trainer.should_stop, "metrics": metrics}
+        self._state = {
+            "version": 1,
+            "where": where,
+            "should_stop": trainer.should_stop,
+            "metrics": metrics,
+            "processes": trainer.world_size,
+        }
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         self._saving = where
         try:

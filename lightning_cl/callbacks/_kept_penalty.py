@@ -8,6 +8,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
+from lightning_cl._compat_sharded import local, shard_like, whole
 from lightning_cl.callbacks._importance_file import fitted
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._parameter_filter import ParameterFilter, Patterns
@@ -64,8 +65,8 @@ class KeptPenalty(MethodCallback):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of importances and anchors."""
-        return sum(t.numel() * t.element_size() for t in [*self.importance.values(), *self.anchor.values()])
+        """Bytes of importances and anchors; of sharded ones those of this process."""
+        return sum(local(tensor).nbytes for tensor in [*self.importance.values(), *self.anchor.values()])
 
     @property
     def _gathers(self) -> bool:
@@ -108,7 +109,10 @@ class KeptPenalty(MethodCallback):
         importance, anchor = fitted(file, named, str(self.importance_path))
         chosen = self._filter(named)
         new = self._normalized({name: f.to(named[name].device) for name, f in importance.items() if name in chosen})
-        self._keep(new, {name: anchor[name].to(named[name].device) for name in new})
+        self._keep(
+            {name: shard_like(value, named[name]) for name, value in new.items()},
+            {name: shard_like(anchor[name], named[name]) for name in new},
+        )
         self.n_tasks, self._file = 1, None
         log.info("%s: penalty on %d parameters from %s (%s)", self.state_key, len(new), self.importance_path, file.info)
 
@@ -116,16 +120,21 @@ class KeptPenalty(MethodCallback):
         if self._file is None and self.importance_path is not None and self.n_tasks == 0:
             self._file = load_importance(self.importance_path)
         self._take_file(module)
+        with whole(module):
+            selected = self._selected(module)
+            new = {name: f for name, f in self._new_importance(trainer, module, loader).items() if name in selected}
+            # a strong penalty may hold everything where it is; nothing is gathered then
+            if not (self._gathers and self.importance and not any(bool(value.any()) for value in new.values())):
+                check_importance(new, {name: selected[name].detach() for name in new}, where=f" of {self.state_key}")
+                new = self._normalized(new)
         selected = self._selected(module)
-        new = {name: f for name, f in self._new_importance(trainer, module, loader).items() if name in selected}
+        new = {name: shard_like(value, selected[name]) for name, value in new.items()}
         # half-precision weights are anchored in fp32
         parameters = {name: selected[name].detach().to(_wide(selected[name].dtype)) for name in new}
-        # a strong penalty may hold everything where it is; nothing is gathered then
-        if not (self._gathers and self.importance and not any(bool(value.any()) for value in new.values())):
-            check_importance(new, parameters, where=f" of {self.state_key}")
-            new = self._normalized(new)
-        importance = {name: a.to(parameters.get(name, a).device) for name, a in self.importance.items()}
-        anchor = {name: b.to(parameters.get(name, b).device) for name, b in self.anchor.items()}
+        importance, anchor = (
+            {name: shard_like(a, parameters[name]) if name in parameters else a for name, a in kept.items()}
+            for kept in (self.importance, self.anchor)
+        )
         self._keep(*self._merge(importance, anchor, new, parameters))
 
     def _normalized(self, new: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,16 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_cl import _compat
+from lightning_cl._compat_sharded import (
+    gathered,
+    has_shards,
+    holds_shards,
+    is_first,
+    refuse_sharded,
+    refuse_unshared,
+    repair_loading,
+    reshard,
+)
 from lightning_cl.callbacks._gather import same_buffers
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state, read_state, save_state
@@ -35,6 +45,8 @@ class MethodCallback(Callback):
 
     #: whether consolidation reads the task's data
     needs_data = True
+    #: whether it works on parameters that FSDP2 shards
+    supports_sharding = False
 
     def __init__(
         self,
@@ -75,22 +87,34 @@ class MethodCallback(Callback):
         """Refuse what cannot work, and read ``state_path``."""
         if stage != "fit":
             return
-        strategy = _compat.strategy_name(trainer)
-        if strategy in _compat.SHARDED:
-            raise InputError(
-                f"strategy {strategy!r} with {type(self).__name__}",
-                "a strategy that keeps whole parameters",
-                "use strategy='auto' or 'ddp'",
-            )
+        if refuse_sharded(trainer, type(self).__name__, supported=self.supports_sharding):
+            if self.select == "best":
+                raise InputError("select='best' with sharded parameters", "select='last'", "leave it out")
+            repair_loading(trainer)
         if self.state_path is not None and self.state_path.is_file() and self.n_tasks == 0:
             self.load_state_dict(read_state(self.state_path, "give another state_path, or delete it to start anew"))
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint's training has anything left to do."""
         self._resumed_a_finished_fit = _compat.training_was_finished(trainer, checkpoint)
+        if self._resumed_a_finished_fit and trainer.strategy.restore_checkpoint_after_setup:
+            self._refuse_late(checkpoint)
+
+    def _refuse_late(self, checkpoint: dict[str, Any]) -> None:
+        """Sharded strategies restore a checkpoint when no hook comes any more in which to consolidate."""
+        self._resumed_a_finished_fit = False
+        phase = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("phase")
+        if phase != "consolidated" and self.consolidate_when == "auto":
+            raise InputError(
+                f"a checkpoint of a finished training, not consolidated by {self.state_key}, with sharded parameters",
+                "one with training left, or a consolidated one",
+                "set consolidate='manual', and call consolidate(trainer, module)",
+            )
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Consolidate now if a finished training is being resumed that had not been consolidated."""
+        if has_shards(pl_module):
+            refuse_unshared(pl_module)
         if not self._resumed_a_finished_fit:
             self.phase = "learning"
         elif self.phase != "consolidated" and self.consolidate_when == "auto":
@@ -120,6 +144,7 @@ class MethodCallback(Callback):
             return
         if dataloader is None and self.needs_data:
             dataloader = plain_loader(trainer, pl_module)
+        reshard(pl_module)
         same_buffers(pl_module)
         last = self._load_best(trainer, pl_module)
         try:
@@ -129,8 +154,10 @@ class MethodCallback(Callback):
                 pl_module.load_state_dict(last)
         self.n_tasks += 1
         self.phase = "consolidated"
-        if self.state_path is not None and (trainer is None or trainer.is_global_zero):
-            save_state(self.state_path, self.state_dict())
+        if self.state_path is not None:
+            state = self.state_dict()  # in every process: some gather
+            if is_first():
+                save_state(self.state_path, state)
 
     def _load_best(self, trainer: Any, module: Any) -> dict[str, Any] | None:
         """Load the best checkpoint's weights; returns the last ones to be put back."""
@@ -153,8 +180,11 @@ class MethodCallback(Callback):
         pass
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and primitives only."""
-        return {"version": 1, "n_tasks": self.n_tasks, "phase": self.phase, **self._state()}
+        """Tensors and primitives only; with sharded parameters in the first process only, and called in all of them."""
+        state = {"version": 1, "n_tasks": self.n_tasks, "phase": self.phase, **self._state()}
+        if holds_shards(state) and not is_first():
+            state["version"] = "of the first process"
+        return gathered(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Read what :meth:`state_dict` returned."""

@@ -78,6 +78,8 @@ class QuadraticPenalty(KeptPenalty):
         # optimizers whose gradients have been seen and that have not stepped since
         self._prepared: set[int] = set()
         self._started = self._resumed = False
+        # restoring a sharded optimizer makes a step of no length
+        self._training = False
         self._step = 0
 
     # what subclasses give -----------------------------------------------------------------------------------------
@@ -129,6 +131,7 @@ class QuadraticPenalty(KeptPenalty):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin the task; see whether consolidation will work, and whether the explicit gradient can be stable."""
+        self._training = True
         if not self._started:
             self._on_task_start(trainer, pl_module)
             self._started = True
@@ -159,6 +162,8 @@ class QuadraticPenalty(KeptPenalty):
         self._after_penalty(pl_module, optimizer, plan.named)
 
     def _stepped(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        if not self._training:
+            return
         self._step = trainer.global_step
         self._guess_lambda()
         plan, strength = self._plan(module, optimizer), self.strength
@@ -179,11 +184,11 @@ class QuadraticPenalty(KeptPenalty):
         """Stop listening."""
         self._hooks.remove()
         self._forget_plans()
+        self._resumed = self._training = False
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Stop listening."""
-        self._hooks.remove()
-        self._forget_plans()
+        self.teardown(trainer, pl_module, "fit")
 
     # mechanics ----------------------------------------------------------------------------------------------------
 

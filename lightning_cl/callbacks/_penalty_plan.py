@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_cl._compat_sharded import local, shard_like
 from lightning_cl.errors import InputError
-from lightning_cl.functional.penalty import add_quadratic_gradient_, pad_to
-from lightning_cl.functional.proximal import proximal_step_, rule_of, step_rates
+from lightning_cl.functional.penalty import add_quadratic_gradient_
+from lightning_cl.functional.proximal import Rate, proximal_step_, rule_of, step_rates
 
 
 class PenaltyPlan:
@@ -17,7 +18,8 @@ class PenaltyPlan:
     Args:
         optimizer: The optimizer.
         selected: Name to trainable parameter that the penalty may have to do with.
-        importance, anchor: Name to tensor; moved to the parameters' devices and padded to their shapes in place.
+        importance, anchor: Name to tensor; moved to the parameters' devices, padded to their shapes and sharded as
+            they are, in place.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class PenaltyPlan:
             if name not in importance:
                 continue
             for store in (importance, anchor):
-                store[name] = pad_to(store[name].to(parameter.device), parameter.shape)
+                store[name] = shard_like(store[name], parameter)
             group = self._groups.setdefault(owner[id(parameter)], ([], [], []))
             for tensors, tensor in zip(group, (parameter, importance[name], anchor[name]), strict=True):
                 tensors.append(tensor)
@@ -60,7 +62,9 @@ class PenaltyPlan:
                 tensors.extend(more)
         for maximize, columns in merged.items():
             # such an optimizer turns the sign of what is in .grad
-            add_quadratic_gradient_(*columns, -strength if maximize else strength)
+            parameters, gradients, importances, anchors = ([local(tensor) for tensor in column] for column in columns)
+            signed = -strength if maximize else strength
+            add_quadratic_gradient_(parameters, gradients, importances, anchors, signed)
 
     def proximal_step(self, optimizer: Any, strength: float) -> None:
         """The proximal step behind the optimizer's, for the parameters that were in it."""
@@ -69,9 +73,10 @@ class PenaltyPlan:
         for index, group in self._groups.items():
             stepped = [i for i, parameter in enumerate(group[0]) if parameter.grad is not None]
             kept = [[tensors[i] for i in stepped] for tensors in group]
-            rates += step_rates(optimizer, optimizer.param_groups[index], kept[0])
+            found = step_rates(optimizer, optimizer.param_groups[index], kept[0])
+            rates += [rate._replace(moment=local(rate.moment)) if isinstance(rate, Rate) else rate for rate in found]
             for tensors, more in zip(rows, kept, strict=True):
-                tensors.extend(more)
+                tensors.extend(map(local, more))
         proximal_step_(*rows, strength, rates)
 
 

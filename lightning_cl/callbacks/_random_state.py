@@ -16,17 +16,28 @@ class RandomState(Callback):
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
+        self._fitting = False
 
     def state_dict(self) -> dict[str, Any]:
         """States of torch's, CUDA's, numpy's and Python's generators."""
         return {"version": 1, **_compat.rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until the fit starts."""
+        """Keep the states until the fit starts; sharded strategies load them right behind that."""
         self._loaded = state_dict
+        if self._fitting:
+            self._restore()
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Restore."""
+        self._fitting = True
+        self._restore()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """What is loaded next is for another fit."""
+        self._fitting = False
+
+    def _restore(self) -> None:
         if self._loaded is not None:
             _compat.set_rng_state(self._loaded)
             self._loaded = None

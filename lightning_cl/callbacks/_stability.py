@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_cl._compat_sharded import largest
 from lightning_cl.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class StabilityGuard:
 
     def _max(self) -> float:
         if self._largest is None:
-            self._largest = max((float(f.max()) for f in self._importance.values() if f.numel()), default=0.0)
+            self._largest = largest(self._importance.values())
         return self._largest
 
     def check(self, optimizers: Iterable[Any], strength: float) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cl import _compat
+from lightning_cl._compat_sharded import is_sharded, local, reshard, shard_like, swapped_shards
 from lightning_cl.errors import InputError
 
 
@@ -16,6 +17,9 @@ class Teacher:
 
     Nothing of it is in the module: no state-dict entry, no DDP broadcast, no second architecture to rebuild. A head
     that has grown since computes with the rows that it had; a layer that is new computes as it is now.
+
+    Of sharded parameters every process keeps its part: it trades places with the module's for the moment, so that a
+    layer is whole only while it computes. Rows that the head has gained since answer 0 there.
 
     State: one copy of the parameters and buffers.
     """
@@ -29,11 +33,12 @@ class Teacher:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(value.nbytes for value in self.tensors.values())
+        """Bytes held; of a sharded teacher those of this process."""
+        return sum(local(value).nbytes for value in self.tensors.values())
 
     def take(self, module: nn.Module) -> None:
         """Copy the module as it is now."""
+        reshard(module)
         self.tensors = {name: value.detach().clone() for name, value, _, _ in _places(module)}
 
     @contextmanager
@@ -43,6 +48,7 @@ class Teacher:
         Raises:
             InputError: If the module has lost a parameter.
         """
+        reshard(module)
         places = {name: (values, key) for name, _, values, key in _places(module)}
         gone = sorted(self.tensors.keys() - places.keys())
         if gone:
@@ -52,22 +58,27 @@ class Teacher:
                 "keep the names of layers, or start without the old state",
             )
         self._follow(places)
-        before = [(values, key, values[key]) for values, key in (places[name] for name in self.tensors)]
+        now = {name: places[name][0][places[name][1]] for name in self.tensors}
+        split = {id(now[name]): (now[name], value) for name, value in self.tensors.items() if is_sharded(now[name])}
+        plain = {name: value for name, value in self.tensors.items() if id(now[name]) not in split}
+        before = [(*places[name], now[name]) for name in plain]
         try:
-            for name, value in self.tensors.items():
+            for name, value in plain.items():
                 values, key = places[name]
                 values[key] = value
-            with torch.no_grad(), _compat.evaluating(module):
+            with swapped_shards([*split.values()], module), torch.no_grad(), _compat.evaluating(module):
                 yield
         finally:
             for values, key, value in before:
                 values[key] = value
 
     def _follow(self, places: dict[str, Any]) -> None:
-        """Move to the module's device."""
+        """Move to the module's device, and be sharded as it is."""
         for name, value in self.tensors.items():
             values, key = places[name]
-            if value.device != values[key].device:
+            if is_sharded(values[key]) or is_sharded(value):
+                self.tensors[name] = shard_like(value, values[key])
+            elif value.device != values[key].device:
                 self.tensors[name] = value.to(values[key].device)
 
 

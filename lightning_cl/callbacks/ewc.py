@@ -53,6 +53,8 @@ class EWC(QuadraticPenalty):
         InputError: For values outside these ranges, and what every penalty refuses.
     """
 
+    supports_sharding = True
+
     def __init__(
         self,
         lambda_: float | Literal["auto"],

@@ -8,10 +8,10 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
+from lightning_cl._compat_sharded import shard_like, whole_tensor
 from lightning_cl.callbacks._penalty import PenaltyOptions, QuadraticPenalty
 from lightning_cl.errors import InputError
 from lightning_cl.functional.path_integral import with_corner
-from lightning_cl.functional.penalty import pad_to
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class L2SP(QuadraticPenalty):
     """
 
     needs_data = False
+    supports_sharding = True
     needs_boundary = False
 
     def __init__(
@@ -98,8 +99,9 @@ class L2SP(QuadraticPenalty):
         for name, parameter in new.items():
             wide = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
             if name in anchor:
-                importance[name] = with_corner(torch.full_like(wide, share), importance[name])
-                anchor[name] = pad_to(anchor[name].to(wide), wide.shape)
+                rows = torch.full(wide.shape, share, dtype=wide.dtype, device=wide.device)
+                importance[name] = shard_like(with_corner(rows, whole_tensor(importance[name])), wide)
+                anchor[name] = shard_like(anchor[name].to(wide.dtype), wide)
             elif name in self._pretrained:
                 # frozen until now, so it still is what it was
                 importance[name], anchor[name] = torch.ones_like(wide), wide

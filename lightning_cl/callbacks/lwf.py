@@ -68,6 +68,7 @@ class LwF(MethodCallback):
     """
 
     needs_data = False
+    supports_sharding = True
 
     def __init__(
         self,

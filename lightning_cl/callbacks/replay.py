@@ -56,6 +56,8 @@ class Replay(MemoryMethod):
         InputError: For values outside these; in ``setup`` and on the first batch for what cannot work.
     """
 
+    supports_sharding = True
+
     def __init__(
         self,
         memory_size: int | None = None,

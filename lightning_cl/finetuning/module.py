@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_cl._compat_sharded import make_whole
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._active_classes import ActiveClasses, rows_with
 from lightning_cl.finetuning._adapter_record import BASE_KEY, check_base
@@ -13,6 +14,7 @@ from lightning_cl.finetuning._evaluation import EvaluationSteps
 from lightning_cl.finetuning._imprinting import features_of
 from lightning_cl.finetuning._optimizers import check_group_options, make_optimizers
 from lightning_cl.finetuning._parts import adam, feature_dim, head_class, make_backbone, micro_accuracy
+from lightning_cl.finetuning._sharding import shard
 from lightning_cl.finetuning.adapter_files import adopt
 from lightning_cl.finetuning.batch_parts import split_batch
 from lightning_cl.finetuning.rules import make_rule
@@ -193,9 +195,16 @@ class FineTuningModule(EvaluationSteps):
                 "a head without classes", "class_names, or a task's data", "pass class_names=['cat', 'dog']"
             )
 
+    def configure_model(self) -> None:
+        """With ``ModelParallelStrategy``, shard backbone and head over the processes; nothing otherwise."""
+        if self._trainer is not None:
+            shard(self)
+
     def learn_classes(self, class_names: Sequence[str], tasks: Sequence[Sequence[int]] = ()) -> None:
         """Add rows for the names that are new, and set which rows belong to which task so far."""
         rows = list(dict.fromkeys([*self.class_names, *class_names]))
+        if rows != self.class_names:
+            make_whole(self)  # what grows is sharded anew
         for task in tasks if self.head_kind == "separate" else ():
             self.head.add_classes([rows[i] for i in task])
         self.head.add_classes(rows)

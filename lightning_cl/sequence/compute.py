@@ -21,6 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_cl import _compat
+from lightning_cl._compat_sharded import whole
 from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size
@@ -116,7 +117,8 @@ def _measured(state: SequenceState) -> int:
 
 def _per_sample(state: SequenceState, data: Data) -> float:
     """Forward and backward of a few samples of all tasks, by a copy of the module that knows all classes."""
-    module = copy.deepcopy(state.module)
+    with whole(state.module):
+        module = copy.deepcopy(state.module)
     if hasattr(module, "learn_classes"):
         tasks = state.stream[: state.n_tasks]
         names = [state.stream.class_names[i] for i in range(1 + max(i for t in tasks for i in t.class_indices))]

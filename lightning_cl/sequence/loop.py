@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning_cl import _compat, signals
+from lightning_cl._compat_sharded import has_shards
 from lightning_cl.errors import InputError, Stopped
 from lightning_cl.files import write_json
 from lightning_cl.functional.seeding import derive_seed
@@ -180,6 +181,8 @@ def _record_failure(state: SequenceState, error: Exception) -> None:
     """Say in ``results.json`` that and why the run failed, beside the tasks that are finished."""
     said = " ".join(str(error).split())
     said = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
+    if has_shards(state.module):
+        state.joint_flops = state.joint_flops or 0  # the other processes may not come to measure it
     # what went wrong may be the disk
     with contextlib.suppress(OSError, InputError):
         _write(state.settings.run_dir, build_results(state, "failed", error=said))

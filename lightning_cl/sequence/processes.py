@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_cl import _compat, signals
+from lightning_cl._compat_sharded import make_whole
 
 if TYPE_CHECKING:
     from lightning_cl.sequence.state import SequenceState
@@ -29,7 +30,8 @@ def connect(state: "SequenceState") -> None:
     trainer = state.trainer(enable_progress_bar=False, enable_checkpointing=False)
     if trainer.world_size == 1:
         return
-    _compat.join_processes(trainer)
+    make_whole(state.module)
+    _compat.join_processes(trainer, state.module)
     # what a callback copies before the first fit (anchor, teacher) must be the same everywhere
     with torch.no_grad():
         for tensor in [*state.module.parameters(), *state.module.buffers()]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_cl import functional as F
+from lightning_cl._compat_sharded import whole_tensor
 from lightning_cl.files import atomic_write
 from lightning_cl.sequence.compute import joint_flops
 from lightning_cl.sequence.identity import config_hash
@@ -121,7 +122,11 @@ def _trainable(state: SequenceState) -> int:
 def _importance(state: SequenceState) -> dict[str, Any] | None:
     """For each callback with a quadratic penalty, what its importance looks like in the end; None without one."""
     held = {callback.name: getattr(callback, "importance", None) for callback in state.method_callbacks}
-    found = {name: F.summarize_importance(value) for name, value in held.items() if isinstance(value, dict) and value}
+    found = {
+        name: F.summarize_importance({key: whole_tensor(part) for key, part in value.items()})
+        for name, value in held.items()
+        if isinstance(value, dict) and value
+    }
     return found or None
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_cl import _compat, signals
+from lightning_cl._compat_sharded import whole
 from lightning_cl.callbacks._best import BestWeights
 from lightning_cl.callbacks._budget import ComputeBudget
 from lightning_cl.callbacks._carry import CarryOptimizer
 from lightning_cl.callbacks._continual_evaluation import ContinualEvaluation
 from lightning_cl.callbacks._fit_checkpoint import FitCheckpoint, damaged
 from lightning_cl.callbacks._flops import CountedLoader, FlopCounter
-from lightning_cl.callbacks._gather import same_buffers
+from lightning_cl.callbacks._gather import same_buffers, world_size
 from lightning_cl.callbacks._guard import FiniteLoss
 from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.callbacks._progress import TaskProgressBar
@@ -212,8 +213,11 @@ def _usable(checkpoint: Path) -> bool:
         return False
     try:
         if not damaged(checkpoint):
-            load_state(checkpoint)
-            return True
+            written = load_state(checkpoint)["callbacks"].get(FitCheckpoint.__name__, {}).get("processes", world_size())
+            if written == world_size():
+                return True
+            log.warning("%s is of %d processes; the task is trained from its start", checkpoint, written)
+            return False
         why = "not as written"
     except Exception as error:
         why = type(error).__name__
@@ -282,7 +286,8 @@ def _knowing_all_classes(state: SequenceState) -> Any:
     """The module for tasks that are still to come; one that grows is copied, and gets their rows, untrained."""
     if not hasattr(state.module, "learn_classes"):
         return state.module
-    module = copy.deepcopy(state.module)
+    with whole(state.module):
+        module = copy.deepcopy(state.module)
     module.learn_classes(state.stream.class_names, [t.class_indices for t in state.stream])
     return module
 

@@ -139,6 +139,9 @@ class SequenceState:
             "enable_model_summary": False,
         }
         given = getattr(factory, "keywords", {})
+        if "strategy" in given:
+            # an object remembers the Trainer that it was made for
+            keywords.setdefault("strategy", copy.deepcopy(given["strategy"]))
         trainer = factory(**{k: v for k, v in defaults.items() if k not in given}, **keywords)
         if signals.active():
             _compat.leave_signals_alone(trainer)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lightning_cl._compat_sharded import gathered, make_whole
 from lightning_cl.errors import InputError
 from lightning_cl.files import checksum, loadable, read_state, save_state
 from lightning_cl.sequence.identity import config_hash, fingerprints, identity, refuse_changes
@@ -19,18 +20,19 @@ def save_boundary(state: SequenceState) -> None:
     run_dir = state.settings.run_dir
     if run_dir is None:
         return
-    states = _states(state)  # in every process: some gather
-    on_first(lambda: _write(state, run_dir, states))
+    # in every process: some gather
+    weights, learner = gathered(state.module.state_dict()), {"version": 1, "callbacks": _states(state)}
+    learner["optimizer"] = gathered(state.optimizer)
+    on_first(lambda: _write(state, run_dir, weights, learner))
 
 
-def _write(state: SequenceState, run_dir: Path, states: dict[str, Any]) -> None:
+def _write(state: SequenceState, run_dir: Path, weights: dict[str, Any], learner: dict[str, Any]) -> None:
     stem, folder = state.boundary, run_dir / "checkpoints"
-    model: dict[str, Any] = {"state_dict": state.module.state_dict(), "pytorch-lightning_version": _lightning()}
+    model: dict[str, Any] = {"state_dict": weights, "pytorch-lightning_version": _lightning()}
     if dict(getattr(state.module, "hparams", {})):
         model[state.module.CHECKPOINT_HYPER_PARAMS_KEY] = loadable(dict(state.module.hparams))
     if hasattr(state.module, "on_save_checkpoint"):
         state.module.on_save_checkpoint(model)
-    learner = {"version": 1, "callbacks": states, "optimizer": state.optimizer}
     files = {f"{stem}.model.ckpt": model, f"{stem}.learner.ckpt": learner}
     for name, content in files.items():
         save_state(folder / name, content)
@@ -147,6 +149,7 @@ def load_weights(module: Any, checkpoint: dict[str, Any], path: str | Path, hint
     Raises:
         InputError: If they do not fit; ``path`` and ``hint`` are for this message.
     """
+    make_whole(module)
     try:
         if hasattr(module, "on_load_checkpoint"):
             module.on_load_checkpoint(checkpoint)

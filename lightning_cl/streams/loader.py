@@ -21,7 +21,8 @@ class TaskLoader:
     ``num_workers > 0`` a ``DataLoader`` of whole batches does the work, with the same result. Lightning's
     ``set_epoch``, ``state_dict`` and ``load_state_dict`` protocols are met. In a distributed job a shuffled loader
     serves each process its own share (padded by wrapping to equal length); an unshuffled one serves all to everybody,
-    or, if it is ``shared``, each sample to one process (nothing is padded: some may have a batch more than others).
+    or, if it is ``shared``, each sample to one process (nothing is padded: the last batch of some has a sample more
+    than ``batch_size``, so that all have as many batches: sharded layers wait for each other).
 
     Args:
         data: What to serve.
@@ -132,9 +133,11 @@ class TaskLoader:
 
     def __len__(self) -> int:
         """Number of batches in an epoch (of this process), each as often as it is served."""
-        n = self.epoch_size if self.shuffle else len(self._order())
+        n, world = self.epoch_size if self.shuffle else len(self.dataset), _world()[1]
         if self.shuffle:
-            n = -(-n // _world()[1])
+            n = -(-n // world)
+        elif self._is_shared():
+            n //= world
         n = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
         return n * self.updates_per_batch
 
@@ -144,19 +147,24 @@ class TaskLoader:
         start = self._batches if self._resume and self._batches < len(self) else 0
         self._resume, self._batches = False, start
         times = self.updates_per_batch
-        batches = self._order().split(self.batch_size)[start // times : len(self) // times]
+        batches, n = self._order().split(self.batch_size), len(self) // times
+        if self._is_shared() and not self.drop_last and len(batches) > n:
+            batches = (*batches[:-2], torch.cat(batches[-2:]))
+        batches = batches[start // times : n]
         for batch in self._serve(batches):
             for left in reversed(range(times - self._batches % times)):
                 self._batches += 1
                 # a copy, because a batch may be changed in place while it is trained on
                 yield clone_batch(batch) if left else batch
 
+    def _is_shared(self) -> bool:
+        return self.shared and not self.shuffle and len(self.dataset) >= _world()[1]
+
     def _order(self) -> Tensor:
         """Sample indices of this epoch, of this process."""
         n = len(self.dataset)
         if not self.shuffle:
-            rank, world = _world()
-            return torch.arange(rank, n, world) if self.shared and n >= world else torch.arange(n)
+            return torch.arange(_world()[0], n, _world()[1]) if self._is_shared() else torch.arange(n)
         source = generator(self.seed, "order", self.task_id, self._epoch)
         if self.in_order:
             order = torch.arange(n)

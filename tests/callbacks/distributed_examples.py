@@ -1,4 +1,4 @@
-"""A script in two processes, each of which leaves what it has found in ``rank<n>.pt`` of the folder it is given."""
+"""A script in processes, each of which leaves what it has found in ``rank<n>.pt`` of the folder it is given."""
 
 import os
 import subprocess
@@ -13,14 +13,19 @@ ROOT = Path(__file__).parents[2]
 
 def in_two_processes(script: str, folder: Path) -> tuple[Any, Any]:
     """What both ranks have found; Lightning starts the second."""
+    one, two = in_processes(script, folder, 2)
+    return one, two
+
+
+def in_processes(script: str, folder: Path, ranks: int) -> list[Any]:
+    """What each of the ranks has found; Lightning starts all but the first."""
     file = folder / "train.py"
     file.write_text(script)
-    ranks = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
-    inherited = {name: value for name, value in os.environ.items() if name not in ranks}
+    names = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, str(file), str(folder)], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2))
-    return one, two
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
