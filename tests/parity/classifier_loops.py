@@ -176,7 +176,7 @@ class PlainLUCIR(PlainClassifier):
         with torch.no_grad():
             before = wide(self.teacher.backbone(x))
         own = own + 5 * math.sqrt(old / (n - old)) * (1 - (unit(wide(features)) * unit(before)).sum(1)).mean()
-        s = wide(z) / self.model.head.eta
+        s = wide(self.model.head.similarities(features))
         terms = [torch.relu(0.5 - s[i, y[i]] + s[i, c]) for i in range(len(y)) if y[i] < old for c in range(old, n)]
         return own + torch.stack(terms).sum() / int((y < old).sum())
 
@@ -185,25 +185,25 @@ class PlainLUCIR(PlainClassifier):
 
 
 class PlainPODNet(PlainClassifier):
+    def stages(self, model: Any, x: Any) -> list[Tensor]:
+        """What the backbone's parts put out one after the other, the features last."""
+        found, parts = [], model.backbone.layers if isinstance(x, Tensor) else model.backbone.parts
+        for part in parts:
+            x = part(x)
+            found.append((part, x))
+        return [out for part, out in found if isinstance(part, nn.Linear)] + [x]
+
     def loss(self, x: Any, y: Tensor, old: int, n: int) -> Tensor:
-        features, eta = self.model.backbone(x), self.model.head.eta
-        s = wide(self.model.head(features)) / eta
-        others = torch.stack([torch.cat([row[:c], row[c + 1 :]]) for row, c in zip(s, y.tolist(), strict=True)])
-        own = torch.relu(torch.logsumexp(eta * others, 1) - eta * (s.gather(1, y[:, None])[:, 0] - 0.6)).mean()
+        *now, features = self.stages(self.model, x)
+        z = wide(self.model.head(features))
+        others = torch.stack([torch.cat([row[:c], row[c + 1 :]]) for row, c in zip(z, y.tolist(), strict=True)])
+        margin = self.model.head.eta * 0.6
+        own = torch.relu(torch.logsumexp(others, 1) - (z.gather(1, y[:, None])[:, 0] - margin)).mean()
         if self.teacher is None:
             return own
-        distances, a, b = [], x, x
-        if isinstance(x, Tensor):
-            layers = zip(*(list(m.backbone.layers) for m in (self.model, self.teacher)), strict=True)
-        else:
-            layers = zip(*([m.backbone.table, m.backbone.layer] for m in (self.model, self.teacher)), strict=True)
-        for part, before_part in layers:
-            a = part(a)
-            with torch.no_grad():
-                b = before_part(b)
-            if isinstance(part, nn.Linear):
-                distances.append((unit(wide(a)) - unit(wide(b))).norm(dim=1).mean())
         with torch.no_grad():
-            before = wide(self.teacher.backbone(x))
-        flat = (1 - (unit(wide(features)) * unit(before)).sum(1)).mean()
+            *old_stages, before = self.stages(self.teacher, x)
+        pairs = zip(now, old_stages, strict=True)
+        distances = [(unit(wide(a)) - unit(wide(b))).norm(dim=1).mean() for a, b in pairs]
+        flat = (1 - (unit(wide(features)) * unit(wide(before))).sum(1)).mean()
         return own + math.sqrt(n / (n - old)) * (3 * torch.stack(distances).mean() + flat)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_cl import FineTuningModule
 from lightning_cl.finetuning import MLP
-from tests.callbacks.logit_examples import PROJECTS
+from tests.callbacks.logit_examples import Dicts, HuggingFace, Tuples
 from tests.finetuning.examples import stream
 from tests.parity.conditions import Condition
 
@@ -22,6 +22,19 @@ QUIET: dict[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+
+
+class Named(HuggingFace):
+    """Whose ``forward`` takes a batch by its names, as most do."""
+
+    def forward(self, **batch: Any) -> Any:
+        return self.net(**batch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(**batch).loss
+
+
+PROJECTS: dict[str, Any] = {"tuple": Tuples, "dict": Dicts, "hf": Named}
 
 
 class Manual:
@@ -50,9 +63,21 @@ def foreign(structure: str, condition: Condition, dtype: torch.dtype) -> Any:
     module = (MANUAL if condition.manual else PROJECTS)[structure]()
     module.automatic_optimization = not condition.manual
     module = module.to(dtype)
+    if condition.compiled:
+        # what was traced for another test's module has that one's hooks
+        torch.compiler.reset()
     if condition.compiled == "part":
         module.net.compile(backend="eager")
     return torch.compile(module, backend="eager") if condition.compiled == "module" else module
+
+
+class Table(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.of = nn.EmbeddingBag(30, 8)
+
+    def forward(self, inputs: Any) -> Tensor:
+        return self.of(inputs["input_ids"])
 
 
 class Tokens(nn.Module):
@@ -62,10 +87,10 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.layer = nn.EmbeddingBag(30, 8), nn.Linear(8, 16)
+        self.parts = nn.Sequential(Table(), nn.Linear(8, 16), nn.ReLU())
 
     def forward(self, inputs: Any) -> Tensor:
-        return self.layer(self.table(inputs["input_ids"], per_sample_weights=None)).relu()
+        return self.parts(inputs)
 
 
 def ours(structure: str, condition: Condition, **options: Any) -> FineTuningModule:
@@ -76,6 +101,7 @@ def ours(structure: str, condition: Condition, **options: Any) -> FineTuningModu
         module = kind(backbone, input_shape=None if structure == "hf" else (8,), optimizer=SGD, **options)
     module.automatic_optimization = not condition.manual
     if condition.compiled:
+        torch.compiler.reset()
         module.backbone.compile(backend="eager")
     return module
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lightning_cl import run_sequence
 from lightning_cl._compat import seeded
-from tests.callbacks.logit_examples import PROJECTS, loader
+from tests.callbacks.logit_examples import loader
 from tests.finetuning.examples import stream
 from tests.parity.classifier_loops import Recorded
 from tests.parity.conditions import CONDITIONS
 from tests.parity.methods import FOREIGN, OURS, SEQUENCE, TOLD
-from tests.parity.projects import QUIET, OneTask, foreign, ours, tasks, trainer
+from tests.parity.projects import PROJECTS, QUIET, OneTask, foreign, ours, tasks, trainer
 
 Pair = tuple[Tensor, Tensor]
 
