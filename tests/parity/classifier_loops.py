@@ -191,7 +191,7 @@ class PlainPODNet(PlainClassifier):
         for part in parts:
             x = part(x)
             found.append((part, x))
-        return [out for part, out in found if isinstance(part, nn.Linear)] + [x]
+        return [out for part, out in found if any(True for _ in part.parameters())] + [x]
 
     def loss(self, x: Any, y: Tensor, old: int, n: int) -> Tensor:
         *now, features = self.stages(self.model, x)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_cl import _compat
+from lightning_cl.finetuning import add_adapters
 from lightning_cl.functional.batches import batch_size, select
 from lightning_cl.functional.kfac import kronecker_fisher
 from lightning_cl.functional.kronecker_penalty import KroneckerPenalty
@@ -24,13 +25,13 @@ class Plain:
     epochs = 1
 
     def __init__(self, module: Any) -> None:
-        self.module = module
+        self.module, self.criterion = module, getattr(module, "criterion", F.cross_entropy)
         self.named = dict(module.named_parameters())
         self.parameters = list(self.named.values())
 
     def loss(self, batch: Any) -> Tensor:
         logits, labels = self.module.outputs(batch)
-        return F.cross_entropy(logits, labels)
+        return self.criterion(logits, labels)
 
     def begin(self, task: int) -> None: ...
 
@@ -61,7 +62,7 @@ class Plain:
                 for i in range(0, len(batches), condition.accumulate):
                     self._step(optimizer, batches[i : i + condition.accumulate], condition)
             self.end(task, batches)
-        return torch.cat([p.detach().flatten() for p in self.parameters])
+        return torch.cat([p.detach().flatten() for p in self.module.parameters()])
 
     def _step(self, optimizer: torch.optim.Optimizer, group: Any, condition: Condition) -> None:
         half = condition.half
@@ -268,3 +269,11 @@ class PlainFreezing(Plain):
         head = {id(p) for p in linear[-1].parameters()}
         for p in self.parameters:
             p.requires_grad_(epoch > 0 or id(p) in head)
+
+
+class PlainAdapters(Plain):
+    """The rest of the module stays as it is; where adapters are put, and their first values, is peft's business."""
+
+    def __init__(self, module: Any, kind: Any) -> None:
+        super().__init__(add_adapters(module, kind, rank=2))
+        self.parameters = [p for p in self.parameters if p.requires_grad]

@@ -67,7 +67,7 @@ class PlainDER(PlainReplay):
 
     def loss(self, batch: Any) -> Tensor:
         logits, labels = self.module.outputs(batch)
-        total, self.seen = F.cross_entropy(logits, labels), logits.detach().float()
+        total, self.seen = self.criterion(logits, labels), logits.detach().float()
         if not len(self.memory):
             return total
         other, extras = self.drawn(batch)
@@ -87,7 +87,7 @@ class PlainLwF(Plain):
 
     def loss(self, batch: Any) -> Tensor:
         logits, labels = self.module.outputs(batch)
-        own = F.cross_entropy(logits, labels)
+        own = self.criterion(logits, labels)
         if self.teacher is None:
             return own
         with torch.no_grad():
@@ -159,7 +159,7 @@ class PlainDGR(Plain):
                 return own
             made = made.to(x.dtype)
             labels = self.teacher.net(made).argmax(1).to(y.dtype)
-        return weights[0] * own + weights[1] * F.cross_entropy(self.module.net(made), labels)
+        return weights[0] * own + weights[1] * self.criterion(self.module.net(made), labels)
 
     def end(self, task: int, batches: list[Any]) -> None:
         self.generator.keep(moments=False)

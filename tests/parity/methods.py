@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_cl import (
     AGEM,
+    Adapters,
     BalancedFineTuning,
     DER,
     DGR,
@@ -71,6 +72,8 @@ FOREIGN: dict[str, tuple[Callable[..., Any], Callable[..., loops.Plain]]] = {
     "gem": (lambda: GEM(9), lambda m: memory.PlainProjection(m, "gem")),
     "dgr": (lambda: DGR(**VAE), lambda m: memory.PlainDGR(m, **VAE)),
     "shrink_and_perturb": (lambda: ShrinkAndPerturb(), lambda m: loops.PlainShrink(m)),
+    "lora": (lambda: Adapters("lora", rank=2), lambda m: loops.PlainAdapters(m, "lora")),
+    "ia3": (lambda: Adapters("ia3", rank=2), lambda m: loops.PlainAdapters(m, "ia3")),
     "freezing": (lambda: FreezingSchedule(until_epoch=1), lambda m: loops.PlainFreezing(m)),
 }
 

@@ -1,0 +1,80 @@
+"""All methods, one after the other, in one process or in two that a script has started."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from lightning_cl import EWC, LwF, Replay, run_sequence
+from lightning_cl._compat import seeded
+from lightning_cl.errors import InputError
+from lightning_cl.sequence.state import Stage
+from lightning_cl.streams import Classification, Stream, class_incremental, task_incremental
+from tests.finetuning.examples import blobs
+from tests.parity.conditions import CONDITIONS
+from tests.parity.methods import FOREIGN, OURS, SEQUENCE
+from tests.parity.projects import QUIET, ours
+
+#: heads of which a task uses a part
+HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
+    f"{name}, head={head}": (make, {"head": head})
+    for head in ("multi", "separate", "fixed")
+    for name, make in {
+        "naive": lambda: [],
+        "ewc": lambda: [EWC(5.0)],
+        "er": lambda: [Replay(12)],
+        "lwf": lambda: [LwF()],
+    }.items()
+}
+BATCH = 10
+
+
+def stream(builder: Any = class_incremental) -> Stream:
+    """Two tasks of 60 training samples and, so that a padded one would count, 63 for testing."""
+    return builder(Classification(blobs().train, blobs(per_class=21).test, blobs().class_names), 2)
+
+
+class Look(Callback):
+    """Behind the consolidation of each task, in every process: weights and what the callbacks hold."""
+
+    def __init__(self, callbacks: list[Any]) -> None:
+        self.callbacks, self.ends = callbacks, list[dict[str, Any]]()
+
+    def stages(self) -> list[Stage]:
+        return [Stage("look", self._look, after="consolidate")]
+
+    def _look(self, state: Any, task: Any) -> None:
+        held = {str(i): callback.state_dict() for i, callback in enumerate(self.callbacks)}
+        self.ends.append(copy.deepcopy({"weights": dict(state.module.state_dict()), "state": held}))
+
+
+def learn(name: str, processes: int) -> dict[str, Any]:
+    """What there is at the end of each task, and the accuracies; or the line of a refusal."""
+    options: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    if name in FOREIGN:
+        callbacks = [FOREIGN[name][0]()]
+    elif name in HEADS:
+        make, options = HEADS[name]
+        callbacks = make()
+    else:
+        make, _, extra = {**OURS, **SEQUENCE}[name]
+        callbacks = make()
+        options, given = (extra, {}) if name in OURS else ({}, extra)
+    if options.get("head") == "fixed":
+        options = {**options, "class_names": [f"c{i}" for i in range(6)]}
+    by_task = options.get("head") in ("multi", "separate")
+    look, several = Look(callbacks), {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
+    tasks = stream(task_incremental if by_task else class_incremental)
+    try:
+        with seeded(0):
+            results = run_sequence(
+                ours("tuple", CONDITIONS["plain"], **options), tasks, [*callbacks, look], progress_bar=False,
+                batch_size=BATCH // processes, eval_batch_size=8,
+                trainer=partial(Trainer, max_epochs=2, **QUIET, **several), **given,
+            )  # fmt: skip
+    except InputError as error:
+        return {"refused": str(error)}
+    return {"ends": look.ends, "matrix": torch.tensor([[x or -1.0 for x in row] for row in results["accuracy_matrix"]])}
