@@ -51,7 +51,7 @@ class PlainERACE(PlainReplay):
     def loss(self, batch: Any) -> Tensor:
         logits, labels = self.module.outputs(batch)
         present = labels.unique()
-        own = F.cross_entropy(logits[:, present], torch.searchsorted(present, labels))
+        own = self.criterion(logits[:, present], torch.searchsorted(present, labels))
         return own + Plain.loss(self, self.drawn(batch)[0]) if len(self.memory) else own
 
     def after_batch(self, batch: Any) -> None:
@@ -126,10 +126,11 @@ class PlainProjection(PlainReplay):
         gradient, reference = ([g.flatten() for g in part] for part in ([p.grad for p in self.parameters], means))
         g, r = torch.cat(gradient), torch.cat(reference)
         self.references = []
+        new = g
         if self.by_task:
             new = project_gem([g], [[r]], 0.5)[0]
-        else:
-            new = g - (g @ r) / (r @ r) * r if g @ r < 0 else g
+        elif g @ r < 0:
+            new = g - (g @ r) / (r @ r) * r
         parts = new.split([p.numel() for p in self.parameters])
         for p, part in zip(self.parameters, parts, strict=True):
             p.grad = part.view_as(p).clone()

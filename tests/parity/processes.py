@@ -14,7 +14,7 @@ from lightning_cl.sequence.state import Stage
 from lightning_cl.streams import Classification, Stream, class_incremental, task_incremental
 from tests.finetuning.examples import blobs
 from tests.parity.conditions import CONDITIONS
-from tests.parity.methods import FOREIGN, OURS, SEQUENCE
+from tests.parity.methods import FOREIGN, METHODS, OURS, SEQUENCE
 from tests.parity.projects import QUIET, ours
 
 #: heads of which a task uses a part
@@ -29,6 +29,14 @@ HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
     }.items()
 }
 BATCH = 10
+NAMES = [*METHODS, *HEADS]
+#: what draws no sample by rank: one process with the same global batch has the same weights and state
+SAME_AS_ONE = [
+    *("ewc", "ewc, proximal", "online_ewc", "kfac_ewc", "l2", "l2sp", "mas", "rwalk", "si"),
+    *("lwf", "gem", "shrink_and_perturb", "lora", "ia3", "gdumb", "uniform"),
+    *(name for name in HEADS if not name.startswith("er,")),
+]
+REFUSED = {"freezing": "an optimizer's step would miss gradients that thaw after DDP has counted them"}
 
 
 def stream(builder: Any = class_incremental) -> Stream:
@@ -47,7 +55,9 @@ class Look(Callback):
 
     def _look(self, state: Any, task: Any) -> None:
         held = {str(i): callback.state_dict() for i, callback in enumerate(self.callbacks)}
-        self.ends.append(copy.deepcopy({"weights": dict(state.module.state_dict()), "state": held}))
+        memories = [m for m in (getattr(callback, "memory", None) for callback in self.callbacks) if m is not None]
+        stored = [memory.at(slice(0, len(memory))) for memory in memories if len(memory)]
+        self.ends.append(copy.deepcopy({"weights": dict(state.module.state_dict()), "state": held, "stored": stored}))
 
 
 def learn(name: str, processes: int) -> dict[str, Any]:

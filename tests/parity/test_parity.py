@@ -33,7 +33,9 @@ def check(method: str, condition: str, structure: str) -> None:
 
 
 def test_every_yaml_with_a_callback_is_in_the_list():
-    with_callback = {path.stem for path in CONF.glob("*.yaml") if (yaml.safe_load(path.read_text()) or {}).get("callbacks")}
+    with_callback = {
+        path.stem for path in CONF.glob("*.yaml") if (yaml.safe_load(path.read_text()) or {}).get("callbacks")
+    }
     assert with_callback == {method.partition(",")[0] for method in METHODS}
     for method, condition, structure in REFUSED:
         assert method in METHODS
