@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from lightning_cl import _compat
 from lightning_cl.finetuning import add_adapters
+from lightning_cl.finetuning.auto_freeze import auto_phases
+from lightning_cl.finetuning.depth_groups import depth_groups
+from lightning_cl.finetuning.recipes import recipe_phases
+from lightning_cl.finetuning.selectors import select_parameters
 from lightning_cl.functional.batches import batch_size, select
 from lightning_cl.functional.kfac import kronecker_fisher
 from lightning_cl.functional.kronecker_penalty import KroneckerPenalty
@@ -277,3 +281,61 @@ class PlainAdapters(Plain):
     def __init__(self, module: Any, kind: Any) -> None:
         super().__init__(add_adapters(module, kind, rank=2))
         self.parameters = [p for p in self.parameters if p.requires_grad]
+
+
+class PlainPhases(Plain):
+    """Two epochs; what a recipe names, and when, are the functions' that a person may call."""
+
+    epochs = 2
+
+    def __init__(self, module: Any, recipe: str, **options: Any) -> None:
+        super().__init__(module)
+        self.recipe, self.options, self.groups = recipe, options, depth_groups(module)
+
+    def begin(self, task: int) -> None:
+        if self.recipe == "auto":
+            data = self.module.data(task, self.parameters[0].dtype)
+            self.phases = auto_phases(self.module, data, self.groups)[0]
+        else:
+            self.phases = recipe_phases(self.recipe, self.groups, **self.options)
+
+    def begin_epoch(self, task: int, epoch: int) -> None:
+        due = [p for p in self.phases if max(p.get("epoch", 0), self.epochs * p.get("fraction", 0)) <= epoch]
+        thawed = {
+            id(p)
+            for phase in due
+            for name in ([phase["thaw"]] if isinstance(phase["thaw"], str) else phase["thaw"])
+            for _, p in select_parameters(self.module, name, self.groups)
+        }
+        for p in self.parameters:
+            p.requires_grad_(id(p) in thawed)
+
+    def end(self, task: int, batches: list[Any]) -> None:
+        for p in self.parameters:
+            p.requires_grad_(True)
+
+
+class PlainEMA(Plain):
+    def __init__(self, module: Any, decay: float) -> None:
+        super().__init__(module)
+        self.decay = decay
+
+    def begin(self, task: int) -> None:
+        self.average: list[Tensor] = []
+
+    def after_step(self, before: list[Tensor]) -> None:
+        d, now = self.decay, self.values()
+        self.average = [d * a + (1 - d) * p for a, p in zip(self.average or now, now, strict=True)]
+
+    def end(self, task: int, batches: list[Any]) -> None:
+        for p, average in zip(self.parameters, self.average, strict=True):
+            p.data = average
+
+
+class PlainWiSEFT(Plain):
+    def begin(self, task: int) -> None:
+        self.start = self.values()
+
+    def end(self, task: int, batches: list[Any]) -> None:
+        for p, start in zip(self.parameters, self.start, strict=True):
+            p.data = (p.detach() + start) / 2

@@ -12,6 +12,7 @@ from lightning_cl import (
     DER,
     DGR,
     EEIL,
+    EMA,
     ERACE,
     EWC,
     GEM,
@@ -34,6 +35,7 @@ from lightning_cl import (
     RWalk,
     ShrinkAndPerturb,
     UniformSampling,
+    WiSEFT,
 )
 from tests.parity import classifier_loops as ours
 from tests.parity import loops
@@ -42,6 +44,24 @@ from tests.parity import memory_loops as memory
 VAE: dict[str, Any] = {"hidden": [8], "latent": 2, "decoder": "gaussian", "lr": 0.01}
 #: what manual optimization hides from a Fisher
 TOLD: dict[str, Any] = {"logits_fn": lambda module, batch: module.outputs(batch)}
+
+#: some options, so that two groups are enough to show what they do
+RECIPES: dict[str, dict[str, Any]] = {
+    "gradual_unfreeze": {},
+    "last_k": {"k": 1},
+    "linear_probe": {},
+    "lp_ft": {"fraction": 0.5},
+    "surgical_first": {"head": False},
+}
+
+
+def recipe(name: str, **options: Any) -> tuple[Callable[..., Any], Callable[..., loops.Plain]]:
+    """Of a freezing schedule."""
+    return (
+        lambda: FreezingSchedule(recipe=name, recipe_options=options, table=False),
+        lambda m: loops.PlainPhases(m, name, **options),
+    )
+
 
 FOREIGN: dict[str, tuple[Callable[..., Any], Callable[..., loops.Plain]]] = {
     "ewc": (lambda **told: EWC(5.0, **told), lambda m: loops.PlainEWC(m, 5.0)),
@@ -55,7 +75,7 @@ FOREIGN: dict[str, tuple[Callable[..., Any], Callable[..., loops.Plain]]] = {
     "l2sp": (lambda: L2SP(1.0, beta=0.5), lambda m: loops.PlainL2SP(m, 1.0, 0.5)),
     "mas": (lambda: MAS(0.5), lambda m: loops.PlainMAS(m, 0.5)),
     "rwalk": (lambda **told: RWalk(2.0, interval=3, **told), lambda m: loops.PlainRWalk(m, 2.0, 3)),
-    "si": (lambda: SI(50.0), lambda m: loops.PlainSI(m, 50.0)),
+    "si": (lambda: SI(5.0), lambda m: loops.PlainSI(m, 5.0)),
     "er": (lambda: Replay(9, batch_size=4, name="er"), lambda m: memory.PlainReplay(m, "er")),
     "er, separate": (
         lambda: Replay(9, batch_size=4, mode="separate", name="er"),
@@ -74,6 +94,10 @@ FOREIGN: dict[str, tuple[Callable[..., Any], Callable[..., loops.Plain]]] = {
     "shrink_and_perturb": (lambda: ShrinkAndPerturb(), lambda m: loops.PlainShrink(m)),
     "lora": (lambda: Adapters("lora", rank=2), lambda m: loops.PlainAdapters(m, "lora")),
     "ia3": (lambda: Adapters("ia3", rank=2), lambda m: loops.PlainAdapters(m, "ia3")),
+    "ema": (lambda: EMA(0.7), lambda m: loops.PlainEMA(m, 0.7)),
+    "wise_ft": (lambda: WiSEFT(0.5, alphas=[]), lambda m: loops.PlainWiSEFT(m)),
+    "auto_freeze": (lambda: FreezingSchedule("auto", table=False), lambda m: loops.PlainPhases(m, "auto")),
+    **{name: recipe(name, **options) for name, options in RECIPES.items()},
     "freezing": (lambda: FreezingSchedule(until_epoch=1), lambda m: loops.PlainFreezing(m)),
 }
 
@@ -104,6 +128,10 @@ NEED_THE_LOSS = [
 #: (method, condition or None for any, kind of batch or None for any) -> the message of a refusal, and why it may be
 REFUSED: dict[tuple[str, str | None, str | None], tuple[str, str]] = {
     **{(method, "manual", None): (MANUAL, LOSS) for method in NEED_THE_LOSS},
+    ("auto_freeze", "manual", None): (
+        r"automatic_optimization=False; expected a training_step that returns the loss\. HINT: give loss_fn",
+        "it chooses by gradients of the loss",
+    ),
     ("dgr", None, "hf"): (r"a VAE generates no token ids|floating inputs|a generator makes nothing else", TEXT),
 }
 

@@ -28,7 +28,7 @@ HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
         "lwf": lambda: [LwF()],
     }.items()
 }
-BATCH = 10
+BATCH = 8
 NAMES = [*METHODS, *HEADS]
 #: what draws no sample by rank: one process with the same global batch has the same weights and state
 SAME_AS_ONE = [
@@ -73,6 +73,10 @@ def learn(name: str, processes: int) -> dict[str, Any]:
         make, _, extra = {**OURS, **SEQUENCE}[name]
         callbacks = make()
         options, given = (extra, {}) if name in OURS else ({}, extra)
+    for callback in callbacks:
+        # memory samples of a step are counted in each process
+        if isinstance(getattr(callback, "batch_size", None), int):
+            callback.batch_size = 2 * callback.batch_size // processes
     if options.get("head") == "fixed":
         options = {**options, "class_names": [f"c{i}" for i in range(6)]}
     by_task = options.get("head") in ("multi", "separate")

@@ -45,10 +45,17 @@ def tensors(value: Any, where: str = "") -> dict[str, Tensor]:
 
 
 def largest(a: Any, b: Any) -> float:
-    """The largest difference between two states of one structure."""
+    """The largest difference between two states of one structure; in units of a tensor's largest value above 1."""
     one, two = tensors(a), tensors(b)
     assert one.keys() == two.keys()
-    return max((float((one[k].double() - two[k].double()).abs().max()) for k in one if one[k].numel()), default=0.0)
+    found = [0.0]
+    for key, value in one.items():
+        if value.shape != two[key].shape:
+            return float("inf")
+        if value.numel():
+            scale = max(1.0, float(value.abs().max()))
+            found.append(float((value.double() - two[key].double()).abs().max()) / scale)
+    return max(found)
 
 
 def test_two_processes_and_one(tmp_path: Path):
