@@ -1,21 +1,23 @@
 """All methods, one after the other, in one process or in two that a script has started."""
 
 import copy
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
 
 from lightning_cl import EWC, LwF, Replay, run_sequence
 from lightning_cl._compat import seeded
 from lightning_cl.errors import InputError
+from lightning_cl.functional.batches import concatenate, select
 from lightning_cl.sequence.state import Stage
 from lightning_cl.streams import Classification, Stream, class_incremental, task_incremental
 from tests.finetuning.examples import blobs
 from tests.parity.conditions import CONDITIONS
 from tests.parity.methods import FOREIGN, METHODS, OURS, SEQUENCE
-from tests.parity.projects import QUIET, ours
+from tests.parity.projects import PROJECTS, QUIET, ours
 
 #: heads of which a task uses a part
 HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -28,15 +30,22 @@ HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
         "lwf": lambda: [LwF()],
     }.items()
 }
+#: on a Trainer of one's own, with batches of other kinds and Lightning's own sampler
+KINDS: dict[str, tuple[str, str]] = {
+    f"{method}, {structure}": (method, structure)
+    for structure in ("dict", "hf")
+    for method in ("ewc", "kfac_ewc", "l2sp", "si", "er", "derpp", "lwf", "a_gem", "lp_ft")
+}
 BATCH = 8
-NAMES = [*METHODS, *HEADS]
-#: what draws no sample by rank: one process with the same global batch has the same weights and state
-SAME_AS_ONE = [
-    *("ewc", "ewc, proximal", "online_ewc", "kfac_ewc", "l2", "l2sp", "mas", "rwalk", "si"),
-    *("lwf", "gem", "shrink_and_perturb", "lora", "ia3", "gdumb", "uniform"),
+NAMES = [*METHODS, *HEADS, *KINDS]
+#: importances and teachers too are those of one process with the same global batch
+SAME_STATE = [
+    *("ewc", "ewc, proximal", "online_ewc", "kfac_ewc", "l2", "l2sp", "mas", "rwalk", "si", "lwf", "gdumb", "uniform"),
     *(name for name in HEADS if not name.startswith("er,")),
 ]
-REFUSED = {"freezing": "an optimizer's step would miss gradients that thaw after DDP has counted them"}
+#: and so are the weights; others store what comes first, and that depends on the order of a batch
+SAME_WEIGHTS = [*SAME_STATE, "er", "er, separate", "a_gem", "gem", "dgr", "shrink_and_perturb", "lora", "ia3"]
+REFUSED: dict[str, str] = {}
 
 
 def stream(builder: Any = class_incremental) -> Stream:
@@ -60,8 +69,34 @@ class Look(Callback):
         self.ends.append(copy.deepcopy({"weights": dict(state.module.state_dict()), "state": held, "stored": stored}))
 
 
+def learn_kind(name: str, processes: int) -> dict[str, Any]:
+    """Two tasks of 48 samples of a kind of batch, in float64."""
+    method, structure = KINDS[name]
+    module, callback, ends = PROJECTS[structure]().double(), FOREIGN[method][0](), []
+    count_memory_samples([callback], processes)
+    for task in range(2):
+        batches = PROJECTS[structure].data(task, torch.float64)
+        samples = [select(batch, slice(i, i + 1)) for batch in batches for i in range(6)]
+        loader = DataLoader(samples, batch_size=6 // processes, collate_fn=partial(reduce, concatenate))
+        several = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
+        Trainer(**QUIET, **several, max_epochs=FOREIGN[method][1](module).epochs, callbacks=[callback]).fit(
+            module, loader
+        )
+        ends.append(copy.deepcopy({"weights": dict(module.state_dict()), "state": {"0": callback.state_dict()}}))
+    return {"ends": ends}
+
+
+def count_memory_samples(callbacks: list[Any], processes: int) -> None:
+    """Memory samples of a step are counted in each process: twice as many in one."""
+    for callback in callbacks:
+        if isinstance(getattr(callback, "batch_size", None), int):
+            callback.batch_size = 2 * callback.batch_size // processes
+
+
 def learn(name: str, processes: int) -> dict[str, Any]:
     """What there is at the end of each task, and the accuracies; or the line of a refusal."""
+    if name in KINDS:
+        return learn_kind(name, processes)
     options: dict[str, Any] = {}
     given: dict[str, Any] = {}
     if name in FOREIGN:
@@ -73,10 +108,7 @@ def learn(name: str, processes: int) -> dict[str, Any]:
         make, _, extra = {**OURS, **SEQUENCE}[name]
         callbacks = make()
         options, given = (extra, {}) if name in OURS else ({}, extra)
-    for callback in callbacks:
-        # memory samples of a step are counted in each process
-        if isinstance(getattr(callback, "batch_size", None), int):
-            callback.batch_size = 2 * callback.batch_size // processes
+    count_memory_samples(callbacks, processes)
     if options.get("head") == "fixed":
         options = {**options, "class_names": [f"c{i}" for i in range(6)]}
     by_task = options.get("head") in ("multi", "separate")

@@ -12,7 +12,7 @@ import yaml
 
 from lightning_cl.errors import InputError
 from tests.parity.conditions import CONDITIONS, STRUCTURES
-from tests.parity.methods import METHODS, REFUSED, SEQUENCE, refusal
+from tests.parity.methods import FOREIGN, METHODS, REFUSED, SEQUENCE, refusal
 from tests.parity.run import naive, run
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
@@ -25,6 +25,9 @@ def check(method: str, condition: str, structure: str) -> None:
         with pytest.raises(InputError, match=message) as error:
             run(method, condition, structure)
         assert "HINT: " in str(error.value)
+        # what a batch looks like is known with the first of them
+        before_training = {"setup", "on_fit_start"} & {entry.name for entry in error.traceback}
+        assert before_training or structure != "tuple"
         return
     got, expected = run(method, condition, structure)
     torch.testing.assert_close(got, expected, rtol=0, atol=CONDITIONS[condition].tolerance, check_dtype=False)
@@ -53,3 +56,17 @@ def test_conditions(method: str, condition: str):
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in SEQUENCE])
 def test_kinds_of_batches(method: str, structure: str):
     check(method, "plain", structure)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("structure", STRUCTURES[1:])
+@pytest.mark.parametrize("condition", [name for name in SHORT if name != "plain"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in SEQUENCE])
+def test_conditions_with_kinds_of_batches(method: str, condition: str, structure: str):
+    check(method, condition, structure)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", FOREIGN)
+def test_the_compiled_training_step(method: str):
+    check(method, "compile-step", "tuple")

@@ -15,7 +15,7 @@ from tests.callbacks.distributed_examples import in_two_processes
 from tests.finetuning.examples import blobs
 from tests.parity.conditions import CONDITIONS
 from tests.parity.methods import OURS
-from tests.parity.processes import HEADS, NAMES, REFUSED, SAME_AS_ONE, learn, stream
+from tests.parity.processes import HEADS, KINDS, NAMES, REFUSED, SAME_STATE, SAME_WEIGHTS, learn, stream
 from tests.parity.projects import ours
 from tests.resume.helpers import differences
 
@@ -64,7 +64,9 @@ def test_two_processes_and_one(tmp_path: Path):
     for name in REFUSED:
         assert "HINT: " in one[name]["refused"]
     trained = {name: found for name, found in one.items() if name not in REFUSED}
-    assert {name: differences(found, two[name]) for name, found in trained.items()} == {name: [] for name in trained}
+    # a process counts what it has replayed itself
+    for name, found in trained.items():
+        assert [d for d in differences(found, two[name]) if ".replayed: " not in d] == [], name
     assert all(torch.isfinite(value).all() for value in tensors(trained).values() if value.is_floating_point())
 
     apart: dict[str, tuple[float, float]] = {}
@@ -73,9 +75,12 @@ def test_two_processes_and_one(tmp_path: Path):
         pairs = list(zip(one[name]["ends"], alone["ends"], strict=True))
         apart[name] = tuple(max(largest(a[of], b[of]) for a, b in pairs) for of in ("weights", "state"))
         print(f"{name:24} rank difference 0, from one process: weights {apart[name][0]:.1e} state {apart[name][1]:.1e}")
+        if name in KINDS:
+            continue
         counted_once(name, one[name])
         memories_have_the_same_law(name, one[name]["ends"][-1], alone["ends"][-1])
-    assert {name: apart[name] for name in SAME_AS_ONE if max(apart[name]) > 1e-6} == {}
+    assert {name: apart[name] for name in SAME_WEIGHTS if apart[name][0] > 1e-6} == {}
+    assert {name: apart[name] for name in SAME_STATE if apart[name][1] > 1e-6} == {}
     the_rule_is_that_of_the_exemplars(one["icarl"]["ends"][-1])
 
 
@@ -111,6 +116,6 @@ def the_rule_is_that_of_the_exemplars(end: Any) -> None:
 
 
 def test_the_list_of_names():
-    assert set(SAME_AS_ONE) | set(REFUSED) <= set(NAMES)
+    assert set(SAME_STATE) | set(SAME_WEIGHTS) | set(REFUSED) <= set(NAMES)
     assert set(HEADS) <= set(NAMES)
     assert len(stream()[0].test) == 63
