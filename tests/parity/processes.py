@@ -42,9 +42,14 @@ NAMES = [*METHODS, *HEADS, *KINDS]
 SAME_STATE = [
     *("ewc", "ewc, proximal", "online_ewc", "kfac_ewc", "l2", "l2sp", "mas", "rwalk", "si", "lwf", "gdumb", "uniform"),
     *(name for name in HEADS if not name.startswith("er,")),
+    *(name for name, (method, _) in KINDS.items() if method not in ("er", "derpp", "a_gem")),
 ]
 #: and so are the weights; others store what comes first, and that depends on the order of a batch
-SAME_WEIGHTS = [*SAME_STATE, "er", "er, separate", "a_gem", "gem", "dgr", "shrink_and_perturb", "lora", "ia3"]
+SAME_WEIGHTS = [
+    *(*SAME_STATE, "er", "er, separate", "a_gem", "gem", "dgr", "shrink_and_perturb", "lora", "ia3", "ema", "wise_ft"),
+    *("auto_freeze", "gradual_unfreeze", "last_k", "linear_probe", "lp_ft", "surgical_first", "freezing"),
+    *(name for name, (method, _) in KINDS.items() if method != "derpp"),
+]
 REFUSED: dict[str, str] = {}
 
 
@@ -79,9 +84,9 @@ def learn_kind(name: str, processes: int) -> dict[str, Any]:
         samples = [select(batch, slice(i, i + 1)) for batch in batches for i in range(6)]
         loader = DataLoader(samples, batch_size=6 // processes, collate_fn=partial(reduce, concatenate))
         several = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
-        Trainer(**QUIET, **several, max_epochs=FOREIGN[method][1](module).epochs, callbacks=[callback]).fit(
-            module, loader
-        )
+        Trainer(
+            **QUIET, **several, max_epochs=FOREIGN[method][1](PROJECTS[structure]()).epochs, callbacks=[callback]
+        ).fit(module, loader)
         ends.append(copy.deepcopy({"weights": dict(module.state_dict()), "state": {"0": callback.state_dict()}}))
     return {"ends": ends}
 

@@ -76,10 +76,10 @@ def naive(method: str, structure: str) -> Tensor:
     """Weights without the method."""
     condition = CONDITIONS["plain"]
     if method in FOREIGN:
-        module = foreign(structure, condition, torch.float64)
+        module, epochs = foreign(structure, condition, torch.float64), FOREIGN[method][1](PROJECTS[structure]()).epochs
         for task in range(2):
             data = loader(PROJECTS[structure].data(task, torch.float64))
-            trainer(condition, max_epochs=FOREIGN[method][1](module).epochs).fit(module, data)
+            trainer(condition, max_epochs=epochs).fit(module, data)
         return flat(module)
     module = ours(structure, condition, **(OURS[method][2] if method in OURS else {}))
     for task in tasks():

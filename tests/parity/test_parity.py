@@ -32,7 +32,9 @@ def check(method: str, condition: str, structure: str) -> None:
     got, expected = run(method, condition, structure)
     torch.testing.assert_close(got, expected, rtol=0, atol=CONDITIONS[condition].tolerance, check_dtype=False)
     if condition == "plain":
-        assert float((naive(method, structure) - expected).abs().max()) > 1e-3, "the method does something"
+        without = naive(method, structure)
+        # adapters are parameters of their own
+        assert len(without) < len(got) or float((without - got).abs().max()) > 1e-3, "the method does something"
 
 
 def test_every_yaml_with_a_callback_is_in_the_list():
