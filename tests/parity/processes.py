@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_cl import EWC, LwF, Replay, run_sequence
 from lightning_cl._compat import seeded
@@ -44,11 +44,10 @@ SAME_STATE = [
     *(name for name in HEADS if not name.startswith("er,")),
     *(name for name, (method, _) in KINDS.items() if method not in ("er", "derpp", "a_gem")),
 ]
-#: and so are the weights; others store what comes first, and that depends on the order of a batch
+#: and so are the weights; of the others, which samples are stored depends on the sizes of the batches
 SAME_WEIGHTS = [
     *(*SAME_STATE, "er", "er, separate", "a_gem", "gem", "dgr", "shrink_and_perturb", "lora", "ia3", "ema", "wise_ft"),
     *("auto_freeze", "gradual_unfreeze", "last_k", "linear_probe", "lp_ft", "surgical_first", "freezing"),
-    *(name for name, (method, _) in KINDS.items() if method != "derpp"),
 ]
 REFUSED: dict[str, str] = {}
 
@@ -82,11 +81,13 @@ def learn_kind(name: str, processes: int) -> dict[str, Any]:
     for task in range(2):
         batches = PROJECTS[structure].data(task, torch.float64)
         samples = [select(batch, slice(i, i + 1)) for batch in batches for i in range(6)]
-        loader = DataLoader(samples, batch_size=6 // processes, collate_fn=partial(reduce, concatenate))
+        # the order in which the sampler that Lightning puts in deals them out
+        alone = {"sampler": DistributedSampler(samples, 1, 0)} if processes == 1 else {}
+        collate = partial(reduce, concatenate)
+        loader = DataLoader(samples, batch_size=6 // processes, collate_fn=collate, **alone)
         several = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
-        Trainer(
-            **QUIET, **several, max_epochs=FOREIGN[method][1](PROJECTS[structure]()).epochs, callbacks=[callback]
-        ).fit(module, loader)
+        epochs = FOREIGN[method][1](PROJECTS[structure]()).epochs
+        Trainer(**QUIET, **several, max_epochs=epochs, callbacks=[callback]).fit(module, loader)
         ends.append(copy.deepcopy({"weights": dict(module.state_dict()), "state": {"0": callback.state_dict()}}))
     return {"ends": ends}
 

@@ -15,6 +15,7 @@ from tests.parity.conditions import CONDITIONS, STRUCTURES
 from tests.parity.methods import FOREIGN, METHODS, REFUSED, SEQUENCE, refusal
 from tests.parity.run import naive, run
 
+pytestmark = pytest.mark.slow
 CONF = Path(__file__).parents[2] / "conf" / "method"
 SHORT = [name for name in CONDITIONS if name != "compile-step"]
 
