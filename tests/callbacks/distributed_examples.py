@@ -11,7 +11,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
-def in_two_processes(script: str, folder: Path) -> tuple[Any, Any]:
+def in_two_processes(script: str, folder: Path, timeout: float = 240) -> tuple[Any, Any]:
     """What both ranks have found; Lightning starts the second."""
     one, two = in_processes(script, folder, 2)
     return one, two
@@ -25,7 +25,7 @@ def in_processes(script: str, folder: Path, ranks: int) -> list[Any]:
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
-        [sys.executable, str(file), str(folder)], env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, str(file), str(folder)], env=environment, capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
