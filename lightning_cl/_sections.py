@@ -46,7 +46,8 @@ def check_config(config: dict[str, Any], settings: typing.Iterable[str]) -> None
             refuse_kind(key, config[key], kind)
     for key, section in (config.get("callbacks") or {}).items():
         if section is not None and not isinstance(section, dict):
-            raise InputError(f"callbacks.{key}={section!r}", "a section with a _target_, or null", "method=NAME adds it")
+            expected = "a section with a _target_, or null"
+            raise InputError(f"callbacks.{key}={section!r}", expected, "method=NAME adds it")
     devices = config["trainer"].get("devices")
     if isinstance(devices, int) and devices > MOST_PROCESSES:
         raise InputError(

@@ -28,8 +28,8 @@ def refuse_wrong_kinds(config: dict[str, Any]) -> None:
     """Refuse what is not set, and values that are not of the kind that an argument is annotated with.
 
     Constructors seldom check their arguments' types, so that the mistake would surface in the middle of a run. In
-    sections whose ``_target_`` is ours every annotation counts; elsewhere only those that are numbers, for words, lists
-    and mappings: other people's annotations are not always complete.
+    sections whose ``_target_`` is ours every annotation counts; elsewhere only those that are numbers, because other
+    people's annotations are not always complete.
 
     Args:
         config: The config as plain, resolved values.
@@ -77,7 +77,7 @@ def _refuse_in_section(path: str, section: dict[str, Any]) -> None:
             continue
         kinds = _kinds(hints[key])
         numeric = all(kind in NUMBERS or typing.get_origin(kind) is typing.Literal for kind in kinds)
-        if target.startswith(OURS) or (numeric and isinstance(value, str | list | dict)):
+        if target.startswith(OURS) or (numeric and isinstance(value, str | list | dict | float)):
             refuse_kind(f"{path}.{key}", value, hints[key])
 
 
@@ -95,7 +95,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in LISTS:
         made = origin is collections.abc.Iterable and isinstance(value, dict) and "_target_" in value
         each = [part for part in inner if part is not Ellipsis][:1]
-        of_one_kind = origin is not tuple or len(inner) == 2 and inner[1] is Ellipsis
+        of_one_kind = origin is not tuple or (len(inner) == 2 and inner[1] is Ellipsis)
         items = value if isinstance(value, list) and each and of_one_kind else []
         return made or (isinstance(value, list) and all(_any_fits(item, each[0]) for item in items))
     if origin in MAPPINGS:

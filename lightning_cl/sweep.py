@@ -65,7 +65,7 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> float:
     """Run a job and write down how it went; an error ends this job only.
 
     Returns:
-        The final average, for a sweeper that searches; NaN if the job failed. See :func:`~lightning_cl.pruning.objective`.
+        The final average, for a sweeper that searches; NaN if the job failed.
     """
     from hydra.core.hydra_config import HydraConfig
 

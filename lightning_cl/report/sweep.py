@@ -16,8 +16,8 @@ def sweep_summary(
     """Print one row per job, the best first, failed ones last, each of these named with its error.
 
     Args:
-        jobs: ``{name, status: finished | pruned | diverged | failed, average_accuracy, forgetting, seconds, error, folder}``,
-            metrics as fractions; all but name and status may be missing or None.
+        jobs: ``{name, status, average_accuracy, forgetting, seconds, error, folder}``, the status one of ``finished``,
+            ``pruned``, ``diverged`` and ``failed``, metrics as fractions; all but name and status may be missing.
         console: Where to print; standard output by default.
         higher_is_better: The direction of the metric; fractions are shown in % only if it is.
     """
@@ -49,8 +49,8 @@ def sweep_summary(
         line = ["-" if bad else str(i + 1), job.get("name"), job.get("status"), show(job, "average_accuracy")]
         line += [show(job, "forgetting"), duration(number(job.get("seconds"))), job.get("folder") or "-"]
         table.add_row(*map(cell, line), style=("dim" if job in pruned else "red") if bad else None)
-    given_up = f", {len(pruned)} given up" if pruned else ""
-    console.print(titled(f"Sweep: {len(jobs) - len(failed) - len(pruned)} of {len(jobs)} jobs finished{given_up}", table))
+    done = f"{len(jobs) - len(failed) - len(pruned)} of {len(jobs)} jobs finished"
+    console.print(titled(f"Sweep: {done}{f', {len(pruned)} given up' if pruned else ''}", table))
     for job in failed:
         error = " ".join(str(job.get("error") or "no reason given").split())
         console.print(cell(f"{job.get('status')}: {job.get('name')}: {error}"), style="red", soft_wrap=True)

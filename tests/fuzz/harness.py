@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -38,6 +39,8 @@ SHORT = {
     "progress_bar": False,
     "reference_methods": [],
 }
+# methods that stand beside another
+BESIDE = {"balanced_fine_tuning": "[er,balanced_fine_tuning]", "wa": "[er,wa]"}
 CPU_SECONDS = 20
 GIBIBYTES = 6
 
@@ -60,7 +63,7 @@ def _composed(method: str) -> str:
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", [f"method={method}"], return_hydra_config=True)
+        config = compose("config", [f"method={BESIDE.get(method, method)}"], return_hydra_config=True)
     GlobalHydra.instance().clear()
     HydraConfig.instance().set_config(config)
     OmegaConf.set_readonly(HydraConfig.get(), False)
@@ -83,12 +86,13 @@ def config_of(method: str) -> DictConfig:
 
 def attempt(config: DictConfig, overrides: list[str], method: str = "er") -> Outcome:
     """Run a config as the command line does, in a folder of its own, and say how that ended."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    folder, before = Path(tempfile.mkdtemp(prefix="fuzz-")), Path.cwd()
+    os.chdir(folder)  # a path among the values leads to nowhere else
     HydraConfig.get().overrides.task = overrides
     try:
         with _limits(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            results = app.run_config(config, folder, method, show=False)
+            results = app.run_config(config, folder / "run", method, show=False)
             json.dumps(results)
         return Outcome("finished")
     except TooLong:
@@ -97,6 +101,7 @@ def attempt(config: DictConfig, overrides: list[str], method: str = "er") -> Out
         line = one_line(error, overrides)
         return Outcome("traceback", traceback.format_exc()) if line is None else Outcome("refused", line)
     finally:
+        os.chdir(before)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -84,7 +84,7 @@ numbers = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True),
 )
 words = st.one_of(
-    st.sampled_from(["", " ", "abc", "none", "0", "1e3", "true", "../x", "/", "\x00", "é", "a" * 3000, "torch.nn.ReLU"]),
+    st.sampled_from(["", " ", "abc", "none", "0", "1e3", "true", "../x", "/", "\x00", "é", "a" * 3000]),
     st.text(st.characters(codec="utf-8", exclude_characters="$", exclude_categories=["Cs"]), max_size=8),
 )
 scalars = st.one_of(st.none(), st.booleans(), numbers, words, st.just(MISSING))
