@@ -113,6 +113,9 @@ def _leave_with(launcher: str | None) -> None:
         while os.getppid() == parent:
             time.sleep(LOOK_EVERY)
         os.kill(os.getpid(), signal.SIGTERM)
+        while signals.active():  # the job saves and ends; then nothing more comes
+            time.sleep(LOOK_EVERY)
+        os._exit(128 + signal.SIGTERM)
 
     name = "launcher-watch"  # one for all jobs of this process
     if not any(thread.name == name for thread in threading.enumerate()):
@@ -126,7 +129,7 @@ def _when_free(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> dict[st
         try:
             return run(cfg)
         except FolderInUse:
-            if time.monotonic() > end:
+            if time.monotonic() > end or signals.received():
                 raise
             time.sleep(1)
 

@@ -71,6 +71,8 @@ def _composed(method: str) -> str:
         del config["hydra"]
     for key, value in SHORT.items():
         OmegaConf.update(config, key, value, force_add=True)
+    if config.budget is not None:  # a share of what is nearly nothing
+        config.budget = 1.0
     for section in config.callbacks.values():  # passes over data as short as the rest
         if section.get("_target_") == "lightning_cl.GDumb":
             section.max_epochs = 1

@@ -69,6 +69,6 @@ def test_thirty_data_sets():
 @pytest.mark.long
 def test_five_hundred_data_sets():
     counts, found = problems(550)
-    print(dict(counts))
+    print("data sets:", dict(counts))
     assert not found, "\n".join(found)
     assert sum(counts.values()) >= 500
