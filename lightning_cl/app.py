@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_cl._conf import method_name
 from lightning_cl._messages import constructor_error
-from lightning_cl._types import refuse_words_for_numbers
+from lightning_cl._sections import check_config
 from lightning_cl.errors import InputError
 from lightning_cl.files import as_json, write_json
+from lightning_cl.pruning import Pruning, pruner
 
 log = logging.getLogger(__name__)
 SETTINGS = (
@@ -42,7 +44,8 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     name = method_name(hydra.overrides.task, hydra.runtime.choices)
     first = process_rank() == 0
     before = (run_dir / "results.json").read_text() if (run_dir / "results.json").is_file() else None
-    results = run_config(cfg, run_dir, name, show=single and first)
+    give_up = None if single else pruner(_pruning(cfg), Path(hydra.sweep.dir), run_dir)
+    results = run_config(cfg, run_dir, name, show=single and first, give_up=give_up)
     results["reference_methods"] = {}
     for reference in [m for m in cfg.reference_methods or [] if m != name]:
         folder = run_dir / "references" / reference
@@ -62,16 +65,22 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     return results
 
 
-def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict[str, Any]:
+def run_config(
+    cfg: DictConfig,
+    run_dir: Path,
+    name: str,
+    *,
+    show: bool,
+    give_up: Callable[[dict[str, Any]], str | None] | None = None,
+) -> dict[str, Any]:
     """Build stream, module and callbacks of one config, and learn the stream in ``run_dir``."""
     from lightning_cl import report
     from lightning_cl.sequence import run_sequence
 
     quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    refuse_words_for_numbers(config)
-    if not isinstance(config["callbacks"], dict):
-        raise InputError(f"callbacks={config['callbacks']!r}", "a mapping", "method=NAME fills it")
+    check_config(config, SETTINGS)
+    _pruning(cfg)  # looked at in every run, so that a mistake is not first seen in a sweep
     trainer = build_trainer(cfg)
     stream = instantiate(cfg.stream, _convert_="all")
     module = build_module(cfg, stream)
@@ -88,8 +97,18 @@ def run_config(cfg: DictConfig, run_dir: Path, name: str, *, show: bool) -> dict
         config=recorded_config(cfg, name),
         progress_bar=_bar(cfg.progress_bar, show),
         on_task_end=report.task_table if show else None,
+        give_up=give_up,
         **{key: config[key] for key in SETTINGS},
     )
+
+
+def _pruning(cfg: DictConfig) -> Pruning:
+    section: Any = OmegaConf.to_container(cfg, resolve=True)
+    given = section.get("prune")
+    known = [field.name for field in fields(Pruning)]
+    if given is not None and not (isinstance(given, dict) and set(given) <= set(known)):
+        raise InputError(f"prune={given!r}", f"a mapping of {', '.join(known)}, or null", "set prune.after=1")
+    return Pruning(**(given or {}))
 
 
 def _refuse_processes(trainer: Callable[..., Any]) -> None:

@@ -81,8 +81,8 @@ def help_text() -> str:
     return HELP.format(subcommands="\n".join(subcommands), groups="\n".join(rows))
 
 
-def job(cfg: Any) -> None:
-    """What Hydra calls for a run, and for each job of a sweep."""
+def job(cfg: Any) -> float | None:
+    """What Hydra calls for a run, and for each job of a sweep; a sweeper that searches is told what it returns."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -90,15 +90,15 @@ def job(cfg: Any) -> None:
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if signals.active() and signals.received():
-            return
+            return None
         from lightning_cl.sweep import recorded
 
-        recorded(app.run_job, cfg)
-        return
+        return recorded(app.run_job, cfg)
     try:
         app.run_job(cfg)
     except Exception as error:  # Hydra would print a line of its own before it hands the error over
         _errors.append(error)
+    return None
 
 
 def _hydra(arguments: list[str]) -> int:

@@ -27,3 +27,7 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
         """Keep the three parts when the error crosses a process border (joblib jobs)."""
         return type(self), (self.given, self.expected, self.hint)
+
+
+class FolderInUse(InputError):
+    """Another process works in the run folder."""

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_cl import app
 from lightning_cl._conf import conf_dir, register_resolvers
-from lightning_cl._types import refuse_words_for_numbers
+from lightning_cl._types import refuse_wrong_kinds
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
 from lightning_cl.importance_files import ImportanceFile
@@ -67,7 +67,7 @@ def compute(request: Request) -> tuple[ImportanceFile, list[str]]:
     with composed(overrides) as cfg:
         if run is not None:
             refuse_foreign_code(OmegaConf.to_container(cfg), run.folder)
-        refuse_words_for_numbers(app.recorded_config(cfg, request.method))
+        refuse_wrong_kinds(app.recorded_config(cfg, request.method))
         stream = instantiate(cfg.stream, _convert_="all")
         module = app.build_module(cfg, stream)
         trainer = app.build_trainer(cfg)(logger=False, enable_checkpointing=False)

@@ -2,9 +2,13 @@
 
 import json
 import logging
+import math
 import os
 import shutil
+import signal
+import socket
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -16,9 +20,14 @@ from hydra.experimental.callback import Callback
 
 from lightning_cl import signals, slurm
 from lightning_cl._conf import register_resolvers
+from lightning_cl.errors import FolderInUse
+from lightning_cl.pruning import objective
 
 log = logging.getLogger(__name__)
 RECORDS = "LIGHTNING_CL_SWEEP_RECORDS"
+LAUNCHER = "LIGHTNING_CL_SWEEP_LAUNCHER"
+LOOK_EVERY = 0.5  # seconds
+WAIT_FOR_LOCK = 60.0
 failed_jobs: list[str] = []
 
 register_resolvers()  # a launcher's worker process imports this module before it composes a job
@@ -35,6 +44,8 @@ class SweepSummary(Callback):
         """Name a folder for the jobs' records."""
         self.name = f".sweep-{uuid.uuid4().hex}"
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{RECORDS}={self.name}")
+        launcher = f"{socket.gethostname()}-{os.getpid()}"
+        config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{LAUNCHER}={launcher}")
         failed_jobs.clear()
         if not str(config.hydra.launcher._target_).endswith("BasicLauncher"):
             signals.let_go()  # the jobs are other processes, and listen themselves
@@ -46,19 +57,23 @@ class SweepSummary(Callback):
         folder = Path(config.hydra.sweep.dir) / self.name
         jobs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
         shutil.rmtree(folder, ignore_errors=True)
-        failed_jobs.extend(job["name"] for job in jobs if job["status"] != "finished")
+        failed_jobs.extend(job["name"] for job in jobs if job["status"] not in ("finished", "pruned"))
         sweep_summary(jobs)
 
 
-def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
-    """Run a job and write down how it went; an error ends this job only."""
+def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> float:
+    """Run a job and write down how it went; an error ends this job only.
+
+    Returns:
+        The final average, for a sweeper that searches; NaN if the job failed.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     from lightning_cl._messages import one_line
     from lightning_cl.files import write_json
     from lightning_cl.report.run import is_divergence
 
-    hydra, start = HydraConfig.get(), time.perf_counter()
+    hydra, start, value = HydraConfig.get(), time.perf_counter(), math.nan
     record: dict[str, Any] = {
         "name": ", ".join(hydra.overrides.task) or "default",
         "folder": str(hydra.runtime.output_dir),
@@ -69,8 +84,11 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
     }
     try:
         with signals.listening():
-            results = run(cfg) or {}
-        record.update({key: results.get(key) for key in ("status", "average_accuracy", "forgetting")})
+            _leave_with(hydra.job.env_set.get(LAUNCHER))
+            results = _when_free(run, cfg) or {}
+        record.update({key: results.get(key) for key in ("status", "average_accuracy", "forgetting", "error")})
+        if "accuracy_matrix" in results:
+            value = objective(results, Path(hydra.sweep.dir), Path(record["folder"]))
     except signals.StopRequested as error:
         _leave(error)
         raise
@@ -82,6 +100,38 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> None:
         log.info("job failed\n%s", traceback.format_exc())
     record["seconds"] = time.perf_counter() - start
     write_json(Path(hydra.sweep.dir) / hydra.job.env_set[RECORDS] / f"{int(hydra.job.num):06d}.json", record)
+    return value
+
+
+def _leave_with(launcher: str | None) -> None:
+    """Stop, as at SIGTERM, when the process that launched this one is killed: nobody waits for the result any more."""
+    parent = os.getppid()
+    if launcher != f"{socket.gethostname()}-{parent}" or not signals.active():
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_EVERY)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while signals.active():  # the job saves and ends; then nothing more comes
+            time.sleep(LOOK_EVERY)
+        os._exit(128 + signal.SIGTERM)
+
+    name = "launcher-watch"  # one for all jobs of this process
+    if not any(thread.name == name for thread in threading.enumerate()):
+        threading.Thread(target=watch, name=name, daemon=True).start()
+
+
+def _when_free(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> dict[str, Any] | None:
+    """Run a job; if a job of a launcher that was killed still works in its folder, wait until that has left."""
+    end = time.monotonic() + WAIT_FOR_LOCK
+    while True:
+        try:
+            return run(cfg)
+        except FolderInUse:
+            if time.monotonic() > end or signals.received():
+                raise
+            time.sleep(1)
 
 
 def _leave(stop: signals.StopRequested) -> None:

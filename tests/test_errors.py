@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_cl._messages import one_line
-from lightning_cl._types import refuse_words_for_numbers
+from lightning_cl._types import refuse_wrong_kinds
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state, save_state, write_json
 
@@ -33,14 +33,14 @@ def test_a_path_that_cannot_be_used_has_one():
 
 
 def test_words_for_numbers_are_refused_where_the_constructor_wants_numbers():
-    refuse_words_for_numbers({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}, "name": "x"})
-    refuse_words_for_numbers({"trainer": {"_target_": "lightning.pytorch.Trainer", "devices": "auto"}})  # may be a word
+    refuse_wrong_kinds({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}, "name": "x"})
+    refuse_wrong_kinds({"trainer": {"_target_": "lightning.pytorch.Trainer", "devices": "auto"}})  # may be a word
     with pytest.raises(InputError, match=r"^a\.lr='x'; expected a number\."):
-        refuse_words_for_numbers({"a": {"_target_": "torch.optim.SGD", "lr": "x"}})
+        refuse_wrong_kinds({"a": {"_target_": "torch.optim.SGD", "lr": "x"}})
     with pytest.raises(InputError, match=r"^trainer\.max_epochs='x'; expected an integer or null\."):
-        refuse_words_for_numbers({"trainer": {"_target_": "lightning.pytorch.Trainer", "max_epochs": "x"}})
+        refuse_wrong_kinds({"trainer": {"_target_": "lightning.pytorch.Trainer", "max_epochs": "x"}})
     with pytest.raises(InputError, match=r"^many\[1\]\.lambda_='x'"):
-        refuse_words_for_numbers({"many": [{}, {"_target_": "lightning_cl.EWC", "lambda_": "x"}]})
+        refuse_wrong_kinds({"many": [{}, {"_target_": "lightning_cl.EWC", "lambda_": "x"}]})
 
 
 def test_files_are_whole_or_not_there(tmp_path):

@@ -19,8 +19,9 @@ from lightning_cl._compat_sharded import (
     reshard,
 )
 from lightning_cl.callbacks._gather import same_buffers
+from lightning_cl.callbacks._state_path import checked_path, load_from, usable
 from lightning_cl.errors import InputError
-from lightning_cl.files import load_state, read_state, save_state
+from lightning_cl.files import load_state, save_state
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class MethodCallback(Callback):
         self.name = name
         self.consolidate_when = consolidate
         self.select = select
-        self.state_path = Path(state_path) if state_path is not None else None
+        self.state_path = checked_path(state_path)
         self.n_tasks = 0
         self.phase = "learning"
         self._resumed_a_finished_fit = False
@@ -91,8 +92,8 @@ class MethodCallback(Callback):
             if self.select == "best":
                 raise InputError("select='best' with sharded parameters", "select='last'", "leave it out")
             repair_loading(trainer)
-        if self.state_path is not None and self.state_path.is_file() and self.n_tasks == 0:
-            self.load_state_dict(read_state(self.state_path, "give another state_path, or delete it to start anew"))
+        if self.state_path is not None and self.n_tasks == 0 and usable(self.state_path).is_file():
+            load_from(self, self.state_path)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Note whether the checkpoint's training has anything left to do."""

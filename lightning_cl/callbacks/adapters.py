@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch.callbacks import Callback
 
 from lightning_cl import _compat
+from lightning_cl.callbacks._state_path import checked_path, usable
 from lightning_cl.errors import InputError
 from lightning_cl.files import save_state
 from lightning_cl.finetuning import _adapter_record as record
@@ -70,8 +71,7 @@ class Adapters(Callback):
             **{"also_train": also_train, "options": options, "seed": seed},
         }
         self.save, self.name = save, name
-        self.export = Path(export) if export is not None else None
-        self.export_merged = Path(export_merged) if export_merged is not None else None
+        self.export, self.export_merged = checked_path(export, "export"), checked_path(export_merged, "export_merged")
         self.config: dict[str, Any] | None = None
         self._checked = False
 
@@ -88,6 +88,15 @@ class Adapters(Callback):
                 f"strategy {strategy!r} with {type(self).__name__}",
                 "a strategy that keeps whole parameters",
                 "use strategy='auto' or 'ddp'",
+            )
+        for key in ("export", "export_merged"):
+            if (path := getattr(self, key)) is not None:
+                usable(path, key)
+        if self.arguments["head"] is None and hasattr(pl_module, "learn_classes"):
+            raise InputError(
+                f"head=None with {type(pl_module).__name__}",
+                "its head trained whole, because it gains rows for new classes",
+                "leave head out for 'auto'",
             )
         held = record.record_of(pl_module)
         if held is None:

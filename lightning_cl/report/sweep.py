@@ -16,8 +16,8 @@ def sweep_summary(
     """Print one row per job, the best first, failed ones last, each of these named with its error.
 
     Args:
-        jobs: ``{name, status: finished | diverged | failed, average_accuracy, forgetting, seconds, error, folder}``,
-            metrics as fractions; all but name and status may be missing or None.
+        jobs: ``{name, status, average_accuracy, forgetting, seconds, error, folder}``, the status one of ``finished``,
+            ``pruned``, ``diverged`` and ``failed``, metrics as fractions; all but name and status may be missing.
         console: Where to print; standard output by default.
         higher_is_better: The direction of the metric; fractions are shown in % only if it is.
     """
@@ -36,7 +36,8 @@ def sweep_summary(
         value = number(job.get(key))
         return decimal(None if value is None else factor * value, digits)
 
-    failed = [job for job in jobs if job.get("status") != "finished"]
+    pruned = [job for job in jobs if job.get("status") == "pruned"]
+    failed = [job for job in jobs if job.get("status") not in ("finished", "pruned")]
     table = a_table()
     for name in ("#", "job", "status", f"average accuracy{unit}", f"forgetting{unit}", "time", "folder"):
         text = name in ("job", "status", "folder")
@@ -47,8 +48,9 @@ def sweep_summary(
         bad = job.get("status") != "finished"
         line = ["-" if bad else str(i + 1), job.get("name"), job.get("status"), show(job, "average_accuracy")]
         line += [show(job, "forgetting"), duration(number(job.get("seconds"))), job.get("folder") or "-"]
-        table.add_row(*map(cell, line), style="red" if bad else None)
-    console.print(titled(f"Sweep: {len(jobs) - len(failed)} of {len(jobs)} jobs finished", table))
+        table.add_row(*map(cell, line), style=("dim" if job in pruned else "red") if bad else None)
+    done = f"{len(jobs) - len(failed) - len(pruned)} of {len(jobs)} jobs finished"
+    console.print(titled(f"Sweep: {done}{f', {len(pruned)} given up' if pruned else ''}", table))
     for job in failed:
         error = " ".join(str(job.get("error") or "no reason given").split())
         console.print(cell(f"{job.get('status')}: {job.get('name')}: {error}"), style="red", soft_wrap=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_cl import app
 from lightning_cl._messages import one_line
-from lightning_cl._types import refuse_words_for_numbers
+from lightning_cl._types import refuse_wrong_kinds
 from lightning_cl.errors import InputError
 from lightning_cl.functional.ranking import kendall_w, ranks
 from lightning_cl.importance_compute import composed
@@ -190,7 +190,7 @@ def _built(
 @contextmanager
 def _config(overrides: Sequence[str], own: Sequence[str]) -> Any:
     with composed([*overrides, *own]) as cfg:
-        refuse_words_for_numbers(app.recorded_config(cfg, "select"))
+        refuse_wrong_kinds(app.recorded_config(cfg, "select"))
         yield cfg
 
 

@@ -13,7 +13,7 @@ from lightning_cl.sequence.state import SequenceState
 # what may differ between the parts of one run: where it runs and how it is watched, not what it computes
 OUTSIDE = {
     *("data_dir", "download", "num_workers", "accelerator", "logger", "resume", "hydra"),
-    *("reference_methods", "progress_bar"),
+    *("reference_methods", "progress_bar", "prune"),
 }
 GROWABLE = ("stream.n_tasks", "limit_tasks")
 NOT_COMPARED = ("run_dir", "trainer", "loggers", "config")

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import IO
 
-from lightning_cl.errors import InputError
+from lightning_cl.errors import FolderInUse, InputError
 
 NAME = ".lock"
 
@@ -53,7 +53,7 @@ class RunLock:
         file.seek(0)
         holder = " ".join(file.read().split()) or "another process"
         file.close()
-        return InputError(
+        return FolderInUse(
             f"run folder {str(self.path.parent)!r} is in use by {holder}",
             "one process in a run folder",
             "wait for it, or choose another with hydra.run.dir=FOLDER",

@@ -1,6 +1,7 @@
 """``learn_task`` runs a task's stages; ``run_sequence`` loops over it."""
 
 import contextlib
+import json
 import logging
 import resource
 import signal
@@ -119,6 +120,7 @@ def run_sequence(
     callbacks: Sequence[Any] = (),
     *,
     on_task_end: Callable[[dict[str, Any]], None] | None = None,
+    give_up: Callable[[dict[str, Any]], str | None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Learn every task of a stream, and return the results (also ``results.json`` in ``run_dir``).
@@ -131,6 +133,8 @@ def run_sequence(
         stream: A :class:`~lightning_cl.streams.Stream`; it may have grown since the last call.
         callbacks: The method, for example ``[EWC(1000.0), Replay(500)]``.
         on_task_end: Called with the results so far after every task, in the first process.
+        give_up: Asked likewise after every task but the last; a sentence that says why ends the run there, with the
+            status ``pruned``. Without it the same run goes on to its end.
         **settings: See :class:`~lightning_cl.sequence.settings.Settings`.
 
     SIGTERM, SIGUSR1 and SIGUSR2 stop it where nothing is lost: after the next step, or behind the stage.
@@ -146,15 +150,21 @@ def run_sequence(
     state = SequenceState(module, stream, list(callbacks), Settings(**settings))
     with signals.listening():
         try:
-            return _run(state, on_task_end)
+            return _run(state, on_task_end, give_up)
         finally:
             if state.lock is not None:
                 state.lock.release()
 
 
-def _run(state: SequenceState, on_task_end: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+def _run(
+    state: SequenceState,
+    on_task_end: Callable[[dict[str, Any]], None] | None,
+    give_up: Callable[[dict[str, Any]], str | None] | None,
+) -> dict[str, Any]:
     stream, run_dir = state.stream, state.settings.run_dir
-    open_run(state)
+    goes_on = open_run(state)
+    if goes_on and give_up and (pruned := on_first(lambda: _pruned(run_dir))):
+        return pruned
     first = state.progress["task"]
     for task in stream[first : state.n_tasks]:
         try:
@@ -168,6 +178,11 @@ def _run(state: SequenceState, on_task_end: Callable[[dict[str, Any]], None] | N
             _write(run_dir, results)
             if on_task_end and is_first() and state.progress["rows"]:
                 on_task_end(results)
+            why = on_first(lambda: give_up(results)) if give_up and state.progress["rows"] else None  # noqa: B023
+            if why:
+                results = build_results(state, "pruned", error=why)
+                _write(run_dir, results)
+                return results
     results = build_results(state, "finished")
     if run_dir is not None:
         on_first(lambda: publish_model(state, run_dir))
@@ -175,6 +190,15 @@ def _run(state: SequenceState, on_task_end: Callable[[dict[str, Any]], None] | N
     if on_task_end and is_first() and first < state.n_tasks:
         on_task_end(results)
     return results
+
+
+def _pruned(run_dir: Any) -> dict[str, Any] | None:
+    """The results of a run that was given up."""
+    try:
+        results = json.loads((run_dir / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return results if isinstance(results, dict) and results.get("status") == "pruned" else None
 
 
 def _record_failure(state: SequenceState, error: Exception) -> None:

@@ -22,8 +22,8 @@ def build_results(state: SequenceState, status: str, error: str | None = None) -
 
     Args:
         state: The sequence.
-        status: ``running``, ``finished`` or ``failed``.
-        error: Why it failed, in one line.
+        status: ``running``, ``finished``, ``failed``, or ``pruned`` (a sweep gave the run up).
+        error: Why it failed or was given up, in one line.
     """
     progress, settings, stream = state.progress, state.settings, state.stream
     matrix = _matrix(progress["rows"], len(stream))

@@ -322,6 +322,8 @@ def measured(state: SequenceState, module: Any, data: list[Any]) -> dict[str, li
         if name.startswith("test_") and all(name + place in logged for place in places)
     }
     if settings.metric not in found:
+        if trainer.limit_test_batches == 0:
+            raise InputError("limit_test_batches=0", "test data, at least one batch", "leave it out")
         key = f"test_{settings.metric}"
         raise InputError(f"test_step logged {sorted(logged)}", f"a metric {key + places[0]!r}", f"log {key!r} there")
     return found

@@ -81,7 +81,7 @@ def assemble(
         has_boundaries: See `Stream`.
     """
     train, test = (part.padded(serving.pad) if serving.pad else part for part in (source.train, source.test))
-    tasks = []
+    tasks, places = [], {name: place for place, name in enumerate(class_names)}
     for number, plan in enumerate(plans):
         if plan.in_order and plan.train is not None:
             rows, labels = plan.train, plan.label_map[train.targets[plan.train]]
@@ -100,7 +100,7 @@ def assemble(
                 id=number,
                 name=plan.name or f"task {number}",
                 classes=tuple(plan.classes),
-                class_indices=tuple(class_names.index(name) for name in plan.classes),
+                class_indices=tuple(places[name] for name in plan.classes),
                 train=train.view(rows[kept], labels[kept], augment=serving.augment, **common),
                 validation=train.view(rows[held], labels[held], augment=None, **common) if len(held) else None,
                 test=test.view(rows_test, labels_test, augment=None, **common),

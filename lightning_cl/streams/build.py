@@ -1,6 +1,6 @@
 """The stream of a config."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lightning_cl.errors import InputError
@@ -22,7 +22,7 @@ def build_stream(
     validation_fraction: float = 0.0,
     seed: int = 0,
     transform: Iterable[TaskTransform] | None = None,
-    augment: Any = None,
+    augment: Callable[..., Any] | None = None,
     normalize: tuple[Any, Any] | None = None,
     pad: int | None = None,
     online_over: str = "class_incremental",

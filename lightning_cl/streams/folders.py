@@ -152,5 +152,16 @@ def _labels(dataset: Any, part: str) -> Any:
     for name in ("targets", "labels"):
         if (listed := getattr(dataset, name, None)) is not None:
             return listed
-    labels = [dataset[index][1] for index in range(len(dataset))]
-    return [label.item() if hasattr(label, "item") else label for label in labels]
+    return [_label(dataset, part, index) for index in range(len(dataset))]
+
+
+def _label(dataset: Any, part: str, index: int) -> Any:
+    try:
+        label = dataset[index][1]
+        return label.item() if hasattr(label, "item") else label
+    except Exception as error:  # the data set's own code
+        raise InputError(
+            f"{part} item {index} ({type(error).__name__}: {error})",
+            "(input, label), the label one integer",
+            "HYDRA_FULL_ERROR=1 shows where it failed",
+        ) from error

@@ -81,7 +81,7 @@ class ItemData:
             for item, name in zip(items.tolist(), ids.tolist(), strict=True):
                 set_global_generators(derive_seed(self.seed, "item", epoch, name))
                 samples.append(self._read(item))
-        x = default_collate(samples)
+        x = self._stacked(samples, items)
         if self.pad:
             x = torch.nn.functional.pad(x, [self.pad] * 4)
         if augment and self.augment is not None:
@@ -113,7 +113,27 @@ class ItemData:
         """The same images with ``pad`` zeros on each side of the last two dimensions."""
         return self.view(torch.arange(len(self)), pad=self.pad + pad)
 
+    def _stacked(self, samples: list[Tensor], items: Tensor) -> Tensor:
+        for item, sample in zip(items.tolist(), samples, strict=True):
+            if sample.shape != samples[0].shape:
+                raise InputError(
+                    f"input of shape {tuple(sample.shape)} at item {item}, {tuple(samples[0].shape)} at others",
+                    "inputs of one shape",
+                    "resize them in the data set",
+                )
+        return default_collate(samples)
+
     def _read(self, item: int) -> Tensor:
+        try:
+            return self._tensor_of(item)
+        except Exception as error:  # the data set's own code
+            raise InputError(
+                f"item {item} of the data set ({type(error).__name__}: {error})",
+                "(input, label), the input an image or a tensor of numbers",
+                "HYDRA_FULL_ERROR=1 shows where it failed",
+            ) from error
+
+    def _tensor_of(self, item: int) -> Tensor:
         sample = self.dataset[item]
         x = sample[0] if isinstance(sample, tuple | list) else sample
         if self.transform is not None:
@@ -123,4 +143,6 @@ class ItemData:
 
             x = pil_to_tensor(x)
         x = torch.as_tensor(x)
+        if x.is_complex():
+            raise TypeError("complex numbers")
         return x.float().div(255) if x.dtype == torch.uint8 else x.float()

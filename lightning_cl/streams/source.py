@@ -1,5 +1,6 @@
 """A classification data set before it becomes a stream."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,9 @@ class SourceData(Data, Protocol):
     def padded(self, pad: int) -> "SourceData":
         """The same images with ``pad`` zeros on each side."""
         ...
+
+
+FEWEST_CLASSES = 1000  # so many classes may be there without a sample, in any data set
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,32 @@ class Classification:
         self.train, self.test, self.class_names = train, test, [str(name) for name in class_names]
         check_labels(train.targets, len(self.class_names), "training")
         check_labels(test.targets, len(self.class_names), "test")
-        if repeated := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
+        check_inputs(train, test)
+        if repeated := sorted(name for name, times in Counter(self.class_names).items() if times > 1):
             raise InputError(f"class name {repeated[0]!r} twice", "a name of its own for each class", "rename one")
+
+
+def check_inputs(*parts: SourceData) -> None:
+    """Refuse inputs that no model can take, or that differ between the parts, by the first sample of each.
+
+    Raises:
+        InputError: Naming their shape.
+    """
+    shapes = []
+    for data in parts:
+        first = data.batch(torch.zeros(1, dtype=torch.long))[0] if len(data) else None
+        if not isinstance(first, Tensor):  # a dict of tensors, for instance
+            continue
+        shape = tuple(first.shape[1:])
+        if first.is_complex() or not shape or 0 in shape:
+            raise InputError(
+                f"inputs of shape {shape}", "numbers, at least one dimension of at least one", "reshape them"
+            )
+        shapes.append(shape)
+    if len(set(shapes)) > 1:
+        raise InputError(
+            f"training inputs of shape {shapes[0]} and test inputs of {shapes[1]}", "one shape", "resize them"
+        )
 
 
 def numbered(labels: Tensor) -> list[str]:
@@ -95,6 +123,14 @@ def check_labels(labels: Any, n_classes: int | None, part: str) -> Tensor:
         wrong = wrong | (given >= n_classes)
     if given.is_floating_point():
         wrong = wrong | ~given.isfinite() | (given != given.round())
+    most = FEWEST_CLASSES + given.numel() * 10
+    if (
+        n_classes is None and not wrong.any()
+    ):  # no names say how many there are: memory is not filled with typing errors
+        wrong, expected = (
+            given >= most,
+            f"an integer from 0 to {most - 1}, for {given.numel()} samples without class names",
+        )
     if wrong.any():
         index = int(wrong.nonzero()[0])
         raise InputError(f"{part} label {given[index].item()!r} at index {index}", expected, hint)

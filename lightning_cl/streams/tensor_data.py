@@ -58,6 +58,8 @@ class TensorData:
         n = len(x) if rows is None else len(rows)
         if n != len(y):
             raise InputError(f"{n} inputs and {len(y)} labels", "one label per input", "check the data set's labels")
+        if x.is_complex():
+            raise InputError(f"inputs of {x.dtype}", "real numbers", "take the absolute value, or two channels")
         self.x, self.rows, self.targets = x, rows, y.long()
         self.task_transform, self.augment, self.normalize = task_transform, augment, normalize
         self.task_ids = None if task_id is None else torch.as_tensor(task_id, dtype=torch.long).expand(n)
