@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[2]
 
 def in_two_processes(script: str, folder: Path, timeout: float = 240) -> tuple[Any, Any]:
     """What both ranks have found; Lightning starts the second."""
-    one, two = in_processes(script, folder, 2)
+    one, two = in_processes(script, folder, 2, timeout)
     return one, two
 
 
-def in_processes(script: str, folder: Path, ranks: int) -> list[Any]:
+def in_processes(script: str, folder: Path, ranks: int, timeout: float = 240) -> list[Any]:
     """What each of the ranks has found; Lightning starts all but the first."""
     file = folder / "train.py"
     file.write_text(script)
