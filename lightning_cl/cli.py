@@ -89,10 +89,11 @@ def job(cfg: Any) -> float | None:
     from lightning_cl import app
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        if signals.active() and signals.received():
-            return None
-        from lightning_cl.sweep import recorded
+        from lightning_cl.sweep import recorded, stopped_jobs
 
+        if signals.active() and signals.received():
+            stopped_jobs.append(signals.received())
+            return None
         return recorded(app.run_job, cfg)
     try:
         app.run_job(cfg)
@@ -111,6 +112,7 @@ def _hydra(arguments: list[str]) -> int:
     register_resolvers()
     _errors.clear()
     sweep.failed_jobs.clear()
+    sweep.stopped_jobs.clear()
     before, sys.argv = sys.argv, [sys.argv[0] or "lightning-cl", *arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
@@ -118,8 +120,8 @@ def _hydra(arguments: list[str]) -> int:
         sys.argv = before
     if _errors:
         raise _errors.pop()
-    if signals.received():  # of the jobs of a sweep, one was stopped, and those behind it were not begun
-        raise signals.StopRequested(signals.received())
+    if sweep.stopped_jobs:
+        raise signals.StopRequested(sweep.stopped_jobs[0])
     return 1 if sweep.failed_jobs else 0
 
 

@@ -29,6 +29,7 @@ LAUNCHER = "LIGHTNING_CL_SWEEP_LAUNCHER"
 LOOK_EVERY = 0.5  # seconds
 WAIT_FOR_LOCK = 60.0
 failed_jobs: list[str] = []
+stopped_jobs: list[int] = []  # the signals: one job was stopped, and those behind it were not begun
 
 register_resolvers()  # a launcher's worker process imports this module before it composes a job
 
@@ -90,6 +91,7 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> float:
         if "accuracy_matrix" in results:
             value = objective(results, Path(hydra.sweep.dir), Path(record["folder"]))
     except signals.StopRequested as error:
+        stopped_jobs.append(error.number)
         _leave(error)
         raise
     except Exception as error:

@@ -36,7 +36,12 @@ def prepare(place: str, marker: Path) -> None:
     from lightning_cl.sequence import loop
 
     if place == "training":
-        before(FineTuningModule, "training_step", marker, lambda module, batch, i: i == 1 and len(module.tasks) == 2)
+        before(
+            FineTuningModule,
+            "training_step",
+            marker,
+            lambda module, *_: module.trainer.global_step == 1 and len(module.tasks) == 2,
+        )
     elif place == "consolidation":
         before(EWC, "_consolidate", marker)
     elif place == "evaluation":
