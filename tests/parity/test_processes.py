@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow]
 
 #: which classes these hold is drawn
 RESERVOIRS = [
-    *("er", "er, separate", "er_ace", "der", "derpp", "a_gem", "gem"),
+    *("er", "er, separate", "er_ace", "der", "derpp", "a_gem", "gem", "wa", "wa, distillation", "balanced_fine_tuning"),
     *(name for name in HEADS if name.startswith("er,")),
 ]
 SCRIPT = """
