@@ -96,5 +96,5 @@ def test_ragged_inputs_are_named():
 
 
 def test_test_inputs_of_another_shape():
-    with pytest.raises(InputError, match=r"training inputs of shape \(3,\), test inputs of shape \(4,\)"):
+    with pytest.raises(InputError, match=r"training inputs of shape \(3,\) and test inputs of \(4,\)"):
         custom(pairs(X, Y), pairs(torch.rand(12, 4), Y))
