@@ -101,15 +101,15 @@ def averages_by_task(results: dict[str, Any]) -> list[float]:
     return averages
 
 
-def objective(results: dict[str, Any], sweep_dir: Path, own_dir: Path) -> float:
-    """What a sweeper that searches is told of a job: the final average; NaN for a job that failed.
+def objective(results: dict[str, Any], sweep_dir: Path, own_dir: Path) -> float | None:
+    """What a sweeper that searches is told of a job: the final average; None for a job that failed.
 
     On validation data where there are. A job that was given up counts as the worst so far, so that a search keeps away
     from it: its own average over few tasks is not to be compared with those over all.
     """
     averages = averages_by_task(results)
     if results.get("status") not in ("finished", "pruned") or not averages:
-        return math.nan
+        return None
     if results["status"] == "finished":
         return averages[-1]
     finished = [found[-1] for found in _others(results, sweep_dir, own_dir, "finished") if found]

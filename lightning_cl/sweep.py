@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import shutil
 import signal
@@ -62,11 +61,11 @@ class SweepSummary(Callback):
         sweep_summary(jobs)
 
 
-def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> float:
+def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> float | None:
     """Run a job and write down how it went; an error ends this job only.
 
     Returns:
-        The final average, for a sweeper that searches; NaN if the job failed.
+        The final average, for a sweeper that searches; None if the job failed.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -74,7 +73,8 @@ def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> float:
     from lightning_cl.files import write_json
     from lightning_cl.report.run import is_divergence
 
-    hydra, start, value = HydraConfig.get(), time.perf_counter(), math.nan
+    hydra, start = HydraConfig.get(), time.perf_counter()
+    value: float | None = None
     record: dict[str, Any] = {
         "name": ", ".join(hydra.overrides.task) or "default",
         "folder": str(hydra.runtime.output_dir),
