@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_cl import _compat, _compat_loops
+from lightning_cl._compat_sharded import whole
 from lightning_cl.errors import InputError
 from lightning_cl.files import loadable
 from lightning_cl.finetuning.learning_rate import set_learning_rate
@@ -97,7 +98,8 @@ def _tuner(state: SequenceState) -> Iterator[tuple[Any, Any, Any]]:
     # a copy without validation: each pass over it would be repeated for every epoch of the search
     datamodule = task_data(state, task)
     datamodule.task = replace(datamodule.task, validation=None)
-    module = copy.deepcopy(state.module)
+    with whole(state.module):
+        module = copy.deepcopy(state.module)
     if dict(getattr(module, "hparams", {})):
         plain = loadable(dict(module.hparams))
         module.hparams.clear()
