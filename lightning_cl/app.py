@@ -72,9 +72,9 @@ def trained_source(cfg: DictConfig, run_dir: Path) -> Path | None:
     """The model that the config's ``source`` trains, in a folder of its own; it is trained once."""
     if not cfg.source:
         return None
-    overrides: Any = OmegaConf.to_container(cfg.source)
+    overrides: Any = OmegaConf.to_container(cfg.source) if OmegaConf.is_config(cfg.source) else cfg.source
     if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
-        raise InputError(f"source={overrides!r}", "a list of overrides", "source=[stream.dataset.path=FOLDER]")
+        raise InputError(f"source={overrides!r}", "a list of overrides", "\"source=['stream.dataset.path=FOLDER']\"")
     run_config(_with_method("naive", "source=null", *overrides), run_dir / "source", "naive", show=False)
     return run_dir / "source" / "model.ckpt"
 
