@@ -45,13 +45,16 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     first = process_rank() == 0
     before = (run_dir / "results.json").read_text() if (run_dir / "results.json").is_file() else None
     give_up = None if single else pruner(_pruning(cfg), Path(hydra.sweep.dir), run_dir)
-    results = run_config(cfg, run_dir, name, show=single and first, give_up=give_up)
+    source = trained_source(cfg, run_dir)
+    results = run_config(cfg, run_dir, name, show=single and first, give_up=give_up, source=source)
     results["reference_methods"] = {}
     for reference in [m for m in cfg.reference_methods or [] if m != name]:
         folder = run_dir / "references" / reference
         # a sweep trains none, but what a single run of the same job has trained stays in its results
         if single or (folder / "results.json").is_file():
-            results["reference_methods"][reference] = run_config(_with_method(reference), folder, reference, show=False)
+            results["reference_methods"][reference] = run_config(
+                _with_method(reference), folder, reference, show=False, source=source
+            )
     if not first:
         return results
     page = run_dir / "report.html"
@@ -65,6 +68,17 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     return results
 
 
+def trained_source(cfg: DictConfig, run_dir: Path) -> Path | None:
+    """The model that the config's ``source`` trains, in a folder of its own; it is trained once."""
+    if not cfg.source:
+        return None
+    overrides: Any = OmegaConf.to_container(cfg.source) if OmegaConf.is_config(cfg.source) else cfg.source
+    if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+        raise InputError(f"source={overrides!r}", "a list of overrides", "\"source=['stream.dataset.path=FOLDER']\"")
+    run_config(_with_method("naive", "source=null", *overrides), run_dir / "source", "naive", show=False)
+    return run_dir / "source" / "model.ckpt"
+
+
 def run_config(
     cfg: DictConfig,
     run_dir: Path,
@@ -72,8 +86,18 @@ def run_config(
     *,
     show: bool,
     give_up: Callable[[dict[str, Any]], str | None] | None = None,
+    source: Path | None = None,
 ) -> dict[str, Any]:
-    """Build stream, module and callbacks of one config, and learn the stream in ``run_dir``."""
+    """Build stream, module and callbacks of one config, and learn the stream in ``run_dir``.
+
+    Args:
+        cfg: The config.
+        run_dir: Where results are.
+        name: The method's, in the results.
+        show: Whether to print tables and a bar.
+        give_up: Of the results so far: why the run is not worth going on with, or None.
+        source: A checkpoint whose weights the module starts from, without its head, unless ``from_source`` is false.
+    """
     from lightning_cl import report
     from lightning_cl.sequence import run_sequence
 
@@ -84,6 +108,10 @@ def run_config(
     trainer = build_trainer(cfg)
     stream = instantiate(cfg.stream, _convert_="all")
     module = build_module(cfg, stream)
+    if source is not None and cfg.from_source:
+        from lightning_cl.finetuning import load_weights
+
+        load_weights(module, source, head="new")
     # an experiment may tune methods that this run does not use; those entries have no _target_
     callbacks = {k: instantiate(c, _convert_="all") for k, c in (cfg.callbacks or {}).items() if c and "_target_" in c}
     return run_sequence(
@@ -214,8 +242,8 @@ def _bar(choice: Any, show: bool) -> bool:
     return bool(choice) if choice != "auto" else show and sys.stderr.isatty()
 
 
-def _with_method(method: str) -> DictConfig:
-    """This run's config with another method, and without settings for callbacks it does not have."""
+def _with_method(method: str, *more: str) -> DictConfig:
+    """This run's config with another method, and without settings for callbacks it does not have; then ``more``."""
     from hydra import compose
 
     overrides = [
@@ -224,7 +252,7 @@ def _with_method(method: str) -> DictConfig:
         if not text.lstrip("+~").startswith(("method=", "callbacks", "reference_methods="))
     ]
     whole = [f"method=[{method}]", "reference_methods=[]", "budget=null", "trained_tasks=null"]
-    return compose("config", overrides=[*overrides, *whole])
+    return compose("config", overrides=[*overrides, *whole, *more])
 
 
 def quiet() -> None:

@@ -94,7 +94,8 @@ def load_weights(
         own[key].copy_(saved[key])
     for part in parts:
         part.load(head, report)
-    log.log(logging.INFO if report.exact else logging.WARNING, report.summary())
+    expected = report.exact or (head == "new" and not (report.missing or report.mismatched))
+    log.log(logging.INFO if expected else logging.WARNING, report.summary())
     return report
 
 

@@ -13,6 +13,7 @@ from .run import Run
 
 RESULTS = "results.json"
 REFERENCES = "references"
+SOURCE = "source"
 SCHEMA = 1
 
 
@@ -44,8 +45,10 @@ def read_run(folder: Path) -> Run:
 
 def _folders(path: Path) -> Iterable[Path]:
     for folder, inner, files in os.walk(path):
-        # reference runs repeat what the run around them already says; pointed at directly they are runs like any other
-        inner[:] = sorted(name for name in inner if name != REFERENCES)
+        # reference runs repeat what the run around them already says, and what it started from is another task;
+        # pointed at directly they are runs like any other
+        left_out = {REFERENCES, SOURCE} if RESULTS in files else {REFERENCES}
+        inner[:] = sorted(name for name in inner if name not in left_out)
         if RESULTS in files:
             yield Path(folder)
 

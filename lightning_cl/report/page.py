@@ -13,7 +13,7 @@ from .html import render, save_figures
 from .importance import importance_section
 from .plots import run_figures
 from .run import Matrix, Run
-from .terminal import BOUNDS
+from .terminal import labelled
 from .text import DASH, duration, flops, listed, number
 
 _CAPTIONS = {
@@ -104,7 +104,7 @@ def _bounds(run: Run) -> list[dict[str, Any]]:
     order = sorted((run.references | members).items(), key=lambda item: {"naive": 0, "joint": 2}.get(item[0], 1))
     return [
         {
-            "name": BOUNDS.get(name, name),
+            "name": labelled(name, run),
             "ours": member is run,
             "average": run.show(member.average_accuracy),
             "forgetting": run.show(member.forgetting),

@@ -15,6 +15,11 @@ _NAME = 14
 BOUNDS = {"naive": "naive (lower bound)", "joint": "joint (upper bound)"}
 
 
+def labelled(name: str, run: Run) -> str:
+    """A method's name, and what it bounds; in a single task nothing is forgotten, and joint is naive."""
+    return BOUNDS.get(name, name) if len(run.task_names) > 1 else name
+
+
 def task_table(results: dict[str, Any], console: "Console | None" = None) -> None:
     """Print where a run stands after its latest task: metric on each task seen, average, forgetting, seconds.
 
@@ -108,9 +113,9 @@ def _summary(run: Run) -> "Group":
     table.add_column("forgetting", justify="right")
     naive, joint = (run.references.get(name) for name in ("naive", "joint"))
     others = [(name, other) for name, other in run.references.items() if name not in BOUNDS]
-    lines = [(BOUNDS["naive"], naive, None), (run.method, run, "bold"), (BOUNDS["joint"], joint, None)]
-    for label, member, style in [*lines, *((name, other, None) for name, other in others)]:
+    lines = [("naive", naive, None), (run.method, run, "bold"), ("joint", joint, None)]
+    for name, member, style in [*lines, *((name, other, None) for name, other in others)]:
         if member is not None:
             shown = (run.show(member.average_accuracy), run.show(member.forgetting))
-            table.add_row(cell(label), *shown, style=style)
+            table.add_row(cell(name if member is run else labelled(name, run)), *shown, style=style)
     return titled(f"After the last task{run.percent}", table)

@@ -18,6 +18,7 @@ from lightning_cl.streams.scenarios import (
 )
 from lightning_cl.streams.source import Classification
 from lightning_cl.streams.stream import Stream, merge_tasks
+from lightning_cl.streams.subset import subset
 from lightning_cl.streams.task import Task
 from lightning_cl.streams.tensor_data import TensorData
 from lightning_cl.streams.text import text_files, text_lists
@@ -56,6 +57,7 @@ __all__ = [
     "online",
     "permutation",
     "rotation",
+    "subset",
     "task_incremental",
     "text_files",
     "text_lists",

@@ -67,7 +67,9 @@ def test_stream(stream: str):
 def test_method(method: str):
     config = composed(f"method={method}")
     built = {name: instantiate(section, _convert_="all") for name, section in config.callbacks.items()}
-    assert (method in built) or method in ("naive", "joint", "cumulative", "from_scratch", "keep", "online_ewc")
+    assert (method in built) or method in (
+        *("naive", "joint", "cumulative", "from_scratch", "keep", "online_ewc", "random_weights"),
+    )
     assert method_name([f"method={method}"]) == method
 
 
