@@ -66,7 +66,10 @@ def repair_loading(trainer: Any) -> None:
     def load_checkpoint(path: Any, weights_only: bool | None = None) -> Any:
         if not os.path.isfile(path):
             return load(path, weights_only=weights_only)
-        saved = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only).get("optimizer_states", [])
+        try:  # only to look; what else is in the file is for Lightning to read, or to refuse
+            saved = torch.load(path, mmap=True, map_location="cpu", weights_only=True).get("optimizer_states", [])
+        except Exception:
+            return load(path, weights_only=weights_only)
         if not saved or any(state["state"] for state in saved):
             return load(path, weights_only=weights_only)
         optimizers, strategy.optimizers = strategy.optimizers, []

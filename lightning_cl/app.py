@@ -262,7 +262,12 @@ def quiet() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    for text in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*GPU available.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*`srun` command is available.*",
+        ".*smaller than the logging interval.*",
+        ".*GPU available.*",
+    ):
         warnings.filterwarnings("ignore", text)
     for text in (".*in eval mode at the start of training.*", ".*Total length of .* across ranks is zero.*"):
         warnings.filterwarnings("ignore", text)

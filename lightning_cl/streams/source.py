@@ -84,8 +84,9 @@ def check_inputs(*parts: SourceData) -> None:
     """
     shapes = []
     for data in parts:
-        first = data.batch(torch.zeros(1, dtype=torch.long))[0] if len(data) else None
-        if not isinstance(first, Tensor):  # a dict of tensors, for instance
+        batch: Any = data.batch(torch.zeros(1, dtype=torch.long)) if len(data) else None
+        first = batch[0] if isinstance(batch, list | tuple) else None  # texts are mappings
+        if not isinstance(first, Tensor):
             continue
         shape = tuple(first.shape[1:])
         if first.is_complex() or not shape or 0 in shape:

@@ -58,15 +58,14 @@ class Outcome:
 
 
 @cache
-def _composed(method: str) -> str:
-    """The config of a method as YAML, with the values that keep a run short; and Hydra's part."""
+def _composed(method: str) -> tuple[str, DictConfig]:
+    """The config of a method as YAML, with the values that keep a run short; and what Hydra is told of it."""
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", [f"method={BESIDE.get(method, method)}"], return_hydra_config=True)
     GlobalHydra.instance().clear()
-    HydraConfig.instance().set_config(config)
-    OmegaConf.set_readonly(HydraConfig.get(), False)
+    whole = config.copy()
     with open_dict(config):
         del config["hydra"]
     for key, value in SHORT.items():
@@ -76,12 +75,12 @@ def _composed(method: str) -> str:
     for section in config.callbacks.values():  # passes over data as short as the rest
         if section.get("_target_") == "lightning_cl.GDumb":
             section.max_epochs = 1
-    return OmegaConf.to_yaml(config)
+    return OmegaConf.to_yaml(config), whole
 
 
 def config_of(method: str) -> DictConfig:
     """A config of one's own of a method."""
-    config = OmegaConf.create(_composed(method))
+    config = OmegaConf.create(_composed(method)[0])
     assert isinstance(config, DictConfig)
     return config
 
@@ -90,6 +89,8 @@ def attempt(config: DictConfig, overrides: list[str], method: str = "er") -> Out
     """Run a config as the command line does, in a folder of its own, and say how that ended."""
     folder, before = Path(tempfile.mkdtemp(prefix="fuzz-")), Path.cwd()
     os.chdir(folder)  # a path among the values leads to nowhere else
+    HydraConfig.instance().set_config(_composed(method)[1])  # other tests leave their own
+    OmegaConf.set_readonly(HydraConfig.get(), False)
     HydraConfig.get().overrides.task = overrides
     try:
         with _limits(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
