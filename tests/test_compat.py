@@ -237,3 +237,13 @@ def test_train_source_is_asked_for_the_loader():
     fit(Net(), data(0), Wraps())
     fit(Net(), Holds(), Wraps())
     assert [type(loader).__name__ for loader in seen] == ["DataLoader"] * 2
+
+
+def test_flops_are_counted_in_one_sum_without_a_walk_through_modules():
+    from lightning_cl._compat_flops import flop_counter
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    with flop_counter() as counter:
+        model(torch.rand(5, 8))
+    assert counter.get_total_flops() == 2 * 5 * (8 * 16 + 16 * 4)
+    assert set(counter.get_flop_counts()) <= {"Global"}  # nothing by module

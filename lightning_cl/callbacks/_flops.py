@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_cl import signals
+from lightning_cl._compat_flops import flop_counter
 from lightning_cl.callbacks._gather import world_size
 
 
@@ -48,7 +49,7 @@ class FlopCounter(Callback):
         self._size = next((int(shape[0]) for shape in shapes if shape), 1)
         self._kind = f"{[tuple(shape[1:]) for shape in shapes]} {sum(p.requires_grad for p in self._parameters)}"
         if self._kind not in self.measured:
-            self._mode = FlopCounterMode(display=False)
+            self._mode = flop_counter()
             self._mode.__enter__()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
@@ -125,7 +126,7 @@ class CountedLoader:
                 size = next((len(x) for x in tree_leaves(batch) if isinstance(x, Tensor) and x.dim()), 1)
                 self._samples += size
                 if not self._first:
-                    self._first, self._mode = size, FlopCounterMode(display=False)
+                    self._first, self._mode = size, flop_counter()
                     self._mode.__enter__()
                 yield batch
                 if self.stoppable and signals.received() and world_size() == 1:

@@ -18,9 +18,9 @@ import warnings
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_cl import _compat
+from lightning_cl._compat_flops import flop_counter
 from lightning_cl._compat_sharded import whole
 from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.errors import InputError
@@ -128,7 +128,7 @@ def _per_sample(state: SequenceState, data: Data) -> float:
     with _compat.seeded(derive_seed(state.settings.seed, "compute")), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         module.train()
-        with _compat.muted_logging(module), FlopCounterMode(display=False) as counter:
+        with _compat.muted_logging(module), flop_counter() as counter:
             output = _compat.training_step_of(module)(_compat.move_batch(None, module, batch), 0)
             (output["loss"] if isinstance(output, dict) else output).backward()
     return counter.get_total_flops() / batch_size(batch)
