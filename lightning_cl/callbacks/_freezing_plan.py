@@ -46,7 +46,10 @@ def by_phases(module: nn.Module, phases: list[Phase], groups: Any, keep_frozen: 
         InputError: If a phase has nothing left to thaw.
     """
     named: dict[str, nn.Parameter] = dict(module.named_parameters())
-    taken = {id(p) for _, p in select_parameters(module, keep_frozen, groups)} if keep_frozen else set()
+    try:
+        taken = {id(p) for _, p in select_parameters(module, keep_frozen, groups)} if keep_frozen else set()
+    except InputError as error:
+        raise InputError(f"keep_frozen: {error.given}", error.expected, error.hint) from error
     parts = []
     for i, phase in enumerate(phases):
         chosen = {name: p for name, p in select_parameters(module, phase.thaw, groups) if id(p) not in taken}
@@ -65,6 +68,9 @@ def groups_of(module: nn.Module, groups: Any) -> list[DepthGroup]:
     if groups is None:
         return depth_groups(module)
     if not isinstance(groups, Mapping):
+        if not isinstance(groups, list | tuple) or not all(isinstance(group, DepthGroup) for group in groups):
+            expected = "a list of DepthGroup, a mapping from name to selector, or None"
+            raise InputError(f"groups={groups!r:.200}", expected, "leave it out for the model's own")
         return list(groups)
     selected = {name: select_parameters(module, selector) for name, selector in groups.items()}
     return [DepthGroup(name, (), tuple(n for n, _ in named)) for name, named in selected.items()]

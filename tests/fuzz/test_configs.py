@@ -22,8 +22,9 @@ ALL += [(method, key) for method in METHODS for key in own_keys_of(method) if me
 
 def is_named(key: str, value: Any, line: str) -> bool:
     """Whether a line says which key is to blame."""
+    name = leaf(key.removesuffix("._target_"))  # what cannot be imported stands beside its section
     # null switches a callback off, which another may have needed
-    return leaf(key) in line or (value is None and key.startswith("callbacks."))
+    return name in line or (value is None and key.startswith("callbacks."))
 
 
 def problems(keys: Iterable[tuple[str, str]], n: int) -> tuple[Counter, list[str]]:
