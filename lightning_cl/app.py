@@ -20,6 +20,11 @@ from lightning_cl.files import as_json, write_json
 from lightning_cl.pruning import Pruning, pruner
 
 log = logging.getLogger(__name__)
+# of both of its names: a project may import either
+LOGGERS = (
+    *("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities"),
+    *("pytorch_lightning", "lightning_fabric"),
+)
 SETTINGS = (
     *("training_data", "reinitialize", "optimizer_state", "batch_size", "eval_batch_size", "num_workers", "drop_last"),
     "updates_per_batch",
@@ -259,7 +264,7 @@ def quiet() -> None:
     """Lightning's notices go to the run's log only; warnings about choices that are ours are muted."""
     import lightning.pytorch  # noqa: F401 - it installs handlers of its own
 
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities"):
+    for name in LOGGERS:
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
     for text in (

@@ -19,7 +19,7 @@ from tests.parity.processes import HEADS, KINDS, NAMES, REFUSED, SAME_STATE, SAM
 from tests.parity.projects import ours
 from tests.resume.helpers import differences
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.long]  # `pytest -m long -n0 tests/parity/test_processes.py`
 
 #: which classes these hold is drawn
 RESERVOIRS = [

@@ -14,6 +14,7 @@ from tests.streams.test_datasets import needs_mnist
 
 FOLDER = Path(__file__).parents[2] / "conf" / "stream"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+OWN = ("split_digits", "image_folder", "text_files", "custom")  # nothing to download
 ROOT = {
     "data_dir": "no-such-folder",
     "download": False,
@@ -52,14 +53,16 @@ def test_split_digits(tmp_path):
     assert order != stream.class_names
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("split_digits", "image_folder", "custom")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OWN])
 def test_presets_look_for_their_data(name, tmp_path):
     with pytest.raises(Exception, match=r"data_dir='no-such-folder'") as caught:
         load(name, tmp_path)
     assert isinstance(caught.value, InputError) or isinstance(caught.value.__cause__, InputError)
 
 
-@pytest.mark.parametrize(("name", "message"), [("image_folder", "path=None"), ("custom", r"train=\{\}")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("image_folder", "path=None"), ("text_files", "path=None"), ("custom", r"train=\{\}")]
+)
 def test_presets_for_your_own_data_ask_for_them(name, message, tmp_path):
     with pytest.raises(Exception, match=message):
         load(name, tmp_path)
