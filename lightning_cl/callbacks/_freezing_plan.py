@@ -67,8 +67,9 @@ def groups_of(module: nn.Module, groups: Any) -> list[DepthGroup]:
     """The given groups, the model's own, or new ones from ``{name: selector}`` in the order from input to output."""
     if groups is None:
         return depth_groups(module)
-    if not isinstance(groups, Mapping):
-        if not isinstance(groups, list | tuple) or not all(isinstance(group, DepthGroup) for group in groups):
+    if not isinstance(groups, Mapping) or not groups:
+        listed = isinstance(groups, list | tuple) and len(groups) > 0
+        if not (listed and all(isinstance(group, DepthGroup) for group in groups)):
             expected = "a list of DepthGroup, a mapping from name to selector, or None"
             raise InputError(f"groups={groups!r:.200}", expected, "leave it out for the model's own")
         return list(groups)

@@ -92,9 +92,9 @@ class Adapters(Callback):
         for key in ("export", "export_merged"):
             if (path := getattr(self, key)) is not None:
                 usable(path, key)
-        if self.arguments["head"] is None and hasattr(pl_module, "learn_classes"):
+        if self.arguments["head"] in (None, [], ()) and hasattr(pl_module, "learn_classes"):
             raise InputError(
-                f"head=None with {type(pl_module).__name__}",
+                f"head={self.arguments['head']!r} with {type(pl_module).__name__}",
                 "its head trained whole, because it gains rows for new classes",
                 "leave head out for 'auto'",
             )

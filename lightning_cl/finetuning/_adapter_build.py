@@ -36,6 +36,8 @@ def request(
     """
     if kind not in ("lora", "ia3"):
         raise InputError(f"kind={kind!r}", "'lora' or 'ia3'", "leave it out for 'lora'")
+    if not targets:
+        raise InputError(f"targets={targets!r}", "names of layers, or 'auto'", "leave it out for 'auto'")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise InputError(f"rank={rank!r}", "an integer >= 1", "try rank=8")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not alpha > 0:

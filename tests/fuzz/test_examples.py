@@ -39,6 +39,11 @@ CONFIGS = [
     ("er", "callbacks.er.state_path", "x\0y", "state_path='x\\x00y'"),
     ("er", "prune.after", -1, "prune.after=-1; expected an integer >= 1"),
     ("lora", "callbacks.lora.head", None, "head=None with FineTuningModule; expected its head trained whole"),
+    ("lora", "callbacks.lora.head", [], "head=[] with FineTuningModule"),
+    ("ia3", "callbacks.ia3.targets", [], "targets=[]; expected names of layers, or 'auto'"),
+    ("linear_probe", "callbacks.linear_probe.groups", [], "groups=[]; expected a list of DepthGroup"),
+    ("last_k", "callbacks.last_k.groups", -4, "groups=-4; expected a list of DepthGroup"),
+    ("auto_freeze", "callbacks.auto_freeze.keep_frozen", "x", "keep_frozen: selector 'x'"),
     ("lora", "callbacks.lora.export", "", "export=''; expected a file"),
 ]
 
