@@ -40,7 +40,7 @@ def prepare(place: str, marker: Path) -> None:
             FineTuningModule,
             "training_step",
             marker,
-            lambda module, *_: module.trainer.global_step == 1 and len(module.tasks) == 2,
+            lambda module, *_: module._trainer and module._trainer.global_step == 1 and len(module.tasks) == 2,
         )
     elif place == "consolidation":
         before(EWC, "_consolidate", marker)
