@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lightning_cl._ranks import rank_in_environment
 from lightning_cl.errors import InputError
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
@@ -27,10 +28,7 @@ def process_rank() -> int:
     """This process's place among those that were started together, known before they have met."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    return rank_in_environment()
 
 
 def join_processes(trainer: Any, module: Any) -> None:

@@ -58,7 +58,9 @@ def _input_error(error: BaseException, overrides: list[str]) -> InputError | Non
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # ``raise error from error`` makes a ring
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_cl import signals, slurm
 from lightning_cl._conf import conf_dir
+from lightning_cl._ranks import rank_in_environment
 from lightning_cl.errors import Stopped
 
 SUBCOMMANDS = {
@@ -142,12 +143,6 @@ def _check_flags(arguments: list[str]) -> None:
         raise
 
 
-def _speaks() -> bool:
-    """Whether this is the first of the processes that run the same command."""
-    ranks = [os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK")]
-    return next((int(rank) for rank in ranks if rank.isdigit()), 0) == 0
-
-
 def _reported(command: Callable[[], int], overrides: Sequence[str]) -> int:
     """Turn what a person did wrong into one line and exit code 2; bugs keep their traceback."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
@@ -166,13 +161,13 @@ def _reported(command: Callable[[], int], overrides: Sequence[str]) -> int:
 
         if isinstance(error, Stopped):
             number = getattr(error, "number", 0)
-            if _speaks():
+            if rank_in_environment() == 0:
                 print(f"{error}{', when Slurm runs it again' if number and slurm.requeue() else ''}", file=sys.stderr)
             return 128 + number if number else 1
         line = one_line(error, overrides)
         if line is None or wanted == "1":
             raise
-        if _speaks():
+        if rank_in_environment() == 0:
             print(f"error: {line}", file=sys.stderr)
         return 2
     finally:

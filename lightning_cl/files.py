@@ -27,26 +27,28 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any])
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise write_error(path, error) from error
+        refuse_full_disk(path, error)
+        raise
     finally:
         # a file system that has gone does not hide what went wrong
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def write_error(path: str | os.PathLike[str], error: Exception) -> Exception:
-    """What to raise for an error in writing: bad input if the disk or the folder is to blame, else the error itself."""
+def refuse_full_disk(path: str | os.PathLike[str], error: Exception) -> None:
+    """Say in one line that the disk or the folder is to blame for an error in writing; nothing if it is not.
+
+    Raises:
+        InputError: If the disk is full, or nothing may be written there.
+    """
     cause = next((e for e in (error, error.__cause__, error.__context__) if isinstance(e, OSError)), None)
     number = cause.errno if cause is not None else None
     if number in FULL:
-        return InputError(
-            f"no space left to write {str(path)!r}", "a disk with room", "free some; the same command goes on"
-        )
+        given = f"no space left to write {str(path)!r}"
+        raise InputError(given, "a disk with room", "free some, and run the command again") from error
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InputError(
-            f"no permission to write {str(path)!r}", "a writable folder", "choose another with hydra.run.dir=FOLDER"
-        )
-    return error
+        given = f"no permission to write {str(path)!r}"
+        raise InputError(given, "a writable folder", "choose another with hydra.run.dir=FOLDER") from error
 
 
 def checksum(path: str | os.PathLike[str]) -> str:

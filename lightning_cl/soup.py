@@ -17,8 +17,8 @@ from lightning_cl.importance_compute import composed, overrides_of, refuse_forei
 from lightning_cl.report.comparison import comparison_table
 from lightning_cl.report.finding import find
 from lightning_cl.report.run import Run, mean
+from lightning_cl.sequence.evaluation import measured
 from lightning_cl.sequence.settings import Settings
-from lightning_cl.sequence.stages import measured
 from lightning_cl.sequence.state import SequenceState
 from lightning_cl.sequence.store import load_weights
 

@@ -67,3 +67,17 @@ def test_checkpoints_hold_nothing_that_is_executed(tmp_path):
     torch.save({"code": InputError("a", "b", "c")}, tmp_path / "code.ckpt")
     with pytest.raises(pickle.UnpicklingError):
         load_state(tmp_path / "code.ckpt")
+
+
+def test_an_error_in_writing_that_is_nobodys_fault_is_raised_as_it_is(tmp_path):
+    """Not as its own cause: who walks the chain of causes would walk for ever."""
+    from lightning_cl.files import atomic_write
+
+    def fails(file):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        atomic_write(tmp_path / "x", fails)
+    assert caught.value.__cause__ is None
+    caught.value.__cause__ = caught.value
+    assert one_line(caught.value) is None

@@ -10,7 +10,7 @@ from lightning_cl import _compat_loops as loops
 from lightning_cl import signals
 from lightning_cl._compat_sharded import repair_loading, writes_folders
 from lightning_cl.errors import InputError
-from lightning_cl.files import checksum, loadable, write_error, write_text
+from lightning_cl.files import checksum, loadable, refuse_full_disk, write_text
 
 
 class FitCheckpoint(Checkpoint):
@@ -125,7 +125,8 @@ class FitCheckpoint(Checkpoint):
         try:
             trainer.save_checkpoint(temporary, weights_only=False)
         except (OSError, RuntimeError) as error:
-            raise write_error(self.path, error) from error
+            refuse_full_disk(self.path, error)
+            raise
         finally:
             self._saving, self._state = "", {}
         if trainer.is_global_zero:

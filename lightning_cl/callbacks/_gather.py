@@ -54,9 +54,13 @@ def same_buffers(module: torch.nn.Module) -> None:
     Without it BatchNorm's running statistics, and all that is computed with them, differ between processes.
     """
     if world_size() > 1:
+        nccl = torch.distributed.get_backend() == "nccl"  # sends from its device only, and a fit ends on the CPU
         with torch.no_grad():
             for buffer in module.buffers():
-                torch.distributed.broadcast(buffer, 0)
+                sent = buffer.cuda() if nccl and not buffer.is_cuda else buffer
+                torch.distributed.broadcast(sent, 0)
+                if sent is not buffer:
+                    buffer.copy_(sent)
 
 
 def _gather(leaf: Tensor, described: list[tuple[torch.dtype, torch.Size]], device: torch.device) -> list[Tensor]:

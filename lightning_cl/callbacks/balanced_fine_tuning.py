@@ -101,7 +101,7 @@ class BalancedFineTuning(Callback):
         return found[0]
 
     def _run(self, state: Any, task: Any) -> None:
-        from lightning_cl.sequence.stages import train
+        from lightning_cl.sequence.training import train
 
         settings = state.settings
         if settings.training_data != "current":

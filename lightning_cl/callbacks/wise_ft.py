@@ -192,7 +192,8 @@ class WiSEFT(MethodCallback):
         return [Stage(self.name, self._run, after="fit")]
 
     def _run(self, state: Any, task: Any) -> None:
-        from lightning_cl.sequence.stages import measured, task_data
+        from lightning_cl.sequence.evaluation import measured
+        from lightning_cl.sequence.stages import task_data
 
         module, settings = state.module, state.settings
         module.to(state.trainer().strategy.root_device)

@@ -145,6 +145,7 @@ def _peft_config(peft: Any, config: dict[str, Any]) -> Any:
 
 
 def refuse_adapted(model: nn.Module) -> None:
+    """Refuse a module that has adapters already: another set would be put around the first."""
     wrapped = [name for name, part in model.named_modules() if hasattr(part, "base_layer")]
     if wrapped or record.record_of(model):
         raise InputError(

@@ -16,11 +16,12 @@ from lightning_cl.errors import InputError, Stopped
 from lightning_cl.files import write_json
 from lightning_cl.functional.seeding import derive_seed
 from lightning_cl.sequence import tuning
+from lightning_cl.sequence.evaluation import evaluate
 from lightning_cl.sequence.lock import RunLock
 from lightning_cl.sequence.processes import connect, is_first, on_first, stop_if_asked
 from lightning_cl.sequence.results import build_results, publish_model
 from lightning_cl.sequence.settings import Settings
-from lightning_cl.sequence.stages import evaluate, stages_of
+from lightning_cl.sequence.stages import stages_of
 from lightning_cl.sequence.state import SequenceState
 from lightning_cl.sequence.store import find_boundary, load_boundary, save_boundary
 from lightning_cl.sequence.tokenizer_files import save_tokenizer

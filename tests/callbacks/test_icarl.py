@@ -19,13 +19,13 @@ from lightning_cl.streams import TaskDataModule, data_incremental, task_incremen
 from tests.callbacks.classifier_examples import (
     Batches,
     distances,
+    inputs_to_test,
     learn,
     learner,
     logits_of,
     plain_loop,
     reloaded_names,
     same_weights,
-    test_inputs,
 )
 from tests.finetuning.examples import blobs, module, stream, trainer
 
@@ -68,7 +68,7 @@ def test_exemplars_are_the_herds_of_each_task_and_the_rule_their_means() -> None
     for c in range(4):
         mean = normalize(model.backbone(held["0"][icarl.memory.labels == c]), dim=1).mean(0)
         torch.testing.assert_close(model.rule.means[c], mean / mean.norm())
-    inputs, labels = test_inputs()
+    inputs, labels = inputs_to_test()
     known = labels < 4
     distance = torch.cdist(normalize(model.backbone(inputs[known]), dim=1), model.rule.means)
     accuracy = (distance.argmin(1) == labels[known]).float().mean()
@@ -93,7 +93,7 @@ def test_a_smaller_share_drops_the_last_exemplars() -> None:
 
 def test_the_model_of_a_run_reloads_and_predicts_names_by_the_rule(tmp_path: Path) -> None:
     model, _ = learn(ICaRL(30), run_dir=tmp_path)
-    inputs, _ = test_inputs()
+    inputs, _ = inputs_to_test()
     model.eval()
     names = reloaded_names(tmp_path, inputs)
     nearest = torch.cdist(normalize(model.backbone(inputs), dim=1), model.rule.means).argmin(1)
@@ -148,7 +148,7 @@ def test_on_a_trainer_of_your_own_with_plain_loaders() -> None:
         trainer(callbacks=[icarl]).fit(model, DataLoader(TensorDataset(x[chosen], y[chosen]), 8, shuffle=True))
     assert icarl.n_tasks == 3
     assert icarl.memory.labels.bincount().tolist() == [5] * 6
-    inputs, labels = test_inputs()
+    inputs, labels = inputs_to_test()
     accuracy = (model.eval()(inputs).argmax(1) == labels).float().mean()
     assert accuracy > 0.5
 

@@ -13,13 +13,13 @@ from lightning_cl.streams import TaskDataModule, data_incremental, task_incremen
 from tests.callbacks.classifier_examples import (
     Batches,
     distances,
+    inputs_to_test,
     learn,
     learner,
     logits_of,
     plain_loop,
     reloaded_names,
     same_weights,
-    test_inputs,
 )
 from tests.finetuning.examples import blobs, stream, trainer
 
@@ -100,7 +100,7 @@ def test_on_a_trainer_of_your_own() -> None:
 
 def test_the_model_of_a_run_reloads(tmp_path: Any) -> None:
     model, _ = learn(Replay(20), WA(distillation=True), run_dir=tmp_path)
-    inputs, _ = test_inputs()
+    inputs, _ = inputs_to_test()
     assert reloaded_names(tmp_path, inputs) == [f"c{i}" for i in model.eval()(inputs).argmax(1).tolist()]
     assert not model.head._forward_hooks
     assert "training_step" not in model.__dict__
