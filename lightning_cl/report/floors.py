@@ -76,7 +76,8 @@ def floor_lines(rows: Sequence[ComparisonRow]) -> list[str]:
         if missing:
             said.append(f"floors not run: {', '.join(missing)}")
         if said:
-            lines.append(f"at {percent(budget)} of joint's compute: {'; '.join(said)}")
+            where = "without a budget" if budget is None else f"at {percent(budget)} of joint's compute"
+            lines.append(f"{where}: {'; '.join(said)}")
     return lines
 
 
@@ -90,8 +91,10 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.3g} %"
 
 
-def _budgets(rows: Iterable[ComparisonRow]) -> list[float]:
-    return sorted({budget for row in rows if row.n and (budget := row.example.budget) is not None})
+def _budgets(rows: Iterable[ComparisonRow]) -> list[float | None]:
+    """Those of finished runs, the smallest first; none at all is the largest."""
+    found = {row.example.budget for row in rows if row.n}
+    return sorted(found, key=lambda budget: float("inf") if budget is None else budget)
 
 
 def _best(rows: Sequence[ComparisonRow], method: str) -> float | None:

@@ -25,8 +25,6 @@ def connect(state: "SequenceState") -> None:
     Raises:
         InputError: For strategies that copy the process, so that what callbacks learn is lost.
     """
-    if state.settings.trainer is None and not _compat.launched_by_others():
-        return
     trainer = state.trainer(enable_progress_bar=False, enable_checkpointing=False)
     if trainer.world_size == 1:
         return

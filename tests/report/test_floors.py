@@ -51,6 +51,7 @@ def test_roles_and_lines():
         "floors not run: shrink_and_perturb",
         "at 50 % of joint's compute: uniform 95.00 %; above it: nothing; "
         "floors not run: naive, shrink_and_perturb, joint",
+        "without a budget: floors not run: shrink_and_perturb",
     ]
 
 
@@ -74,7 +75,8 @@ def test_a_trivial_stream_is_called_so(naive, said, tmp_path):
 def test_losses_have_no_points():
     lower = {"metric": {"name": "loss", "higher_is_better": False}}
     both = [Run({**result(name, 0.5), **lower}) for name in ("naive", "joint")]
-    assert floor_lines(comparison_table(both)) == []
+    (line,) = floor_lines(comparison_table(both))
+    assert line == "without a budget: floors not run: shrink_and_perturb, keep"
 
 
 def test_pages_and_figures(tmp_path):
@@ -100,4 +102,4 @@ def test_pages_and_figures(tmp_path):
 def test_runs_of_an_earlier_version_have_no_share():
     rows = comparison_table([Run(example_results("er", 3)), Run(example_results("naive", 3))])
     assert "accuracy_against_share" not in comparison_figures(rows)
-    assert floor_lines(rows) == []
+    assert floor_lines(rows) == ["without a budget: floors not run: shrink_and_perturb, joint, keep"]
