@@ -63,8 +63,11 @@ def file_beside(name: str | Path, file: str) -> Path | None:
     return None
 
 
-def require_transformers() -> Any:
+def require_transformers(what: str = "text") -> Any:
     """The package, imported when it is needed.
+
+    Args:
+        what: What needs it, for the message.
 
     Raises:
         InputError: If it is not installed.
@@ -73,7 +76,7 @@ def require_transformers() -> Any:
         import transformers
     except ImportError as error:
         raise InputError(
-            f"text without the package transformers ({error})", "transformers", "pip install lightning-cl[hf]"
+            f"{what} without the package transformers ({error})", "transformers", "pip install 'lightning-cl[hf]'"
         ) from error
     return transformers
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_cl._hugging_face import require_transformers
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._find_head import find_heads
 from lightning_cl.finetuning._image_backbone import ImageBackbone, downloading, is_local
@@ -90,23 +91,14 @@ class HFImageBackbone(ImageBackbone):
         return PretrainedInputs(int(size), mean, std, words.get(found.get("resample", 2), "bilinear"))
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        given = f"model=hf_image ({error})"
-        raise InputError(given, "the package transformers", "pip install 'lightning-cl[hf]'") from error
-    return transformers
-
-
 def _architecture(model: str) -> bool:
     """Whether a name is that of an architecture rather than of a folder or a hub's model."""
-    return not Path(model).exists() and model in _transformers().CONFIG_MAPPING
+    return not Path(model).exists() and model in require_transformers("model=hf_image").CONFIG_MAPPING
 
 
 def _config(model: str, options: dict[str, Any]) -> dict[str, Any]:
     """The whole configuration as plain values."""
-    transformers = _transformers()
+    transformers = require_transformers("model=hf_image")
     if _architecture(model):
         options = {key: value for key, value in options.items() if key != "model_type"}
         found = transformers.CONFIG_MAPPING[model](**options)
@@ -128,7 +120,7 @@ def _config(model: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network(model: str, plain: dict[str, Any], by_name: bool) -> nn.Module:
-    transformers = _transformers()
+    transformers = require_transformers("model=hf_image")
     kind = transformers.AutoModelForImageClassification
     config = transformers.CONFIG_MAPPING[plain["model_type"]].from_dict(plain)
     try:
