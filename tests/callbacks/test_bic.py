@@ -25,7 +25,7 @@ from tests.callbacks.classifier_examples import (
     plain_loop,
     reloaded_names,
     same_weights,
-    test_inputs,
+    inputs_to_test,
 )
 from tests.finetuning.examples import blobs, module, stream, trainer
 
@@ -92,7 +92,7 @@ def test_three_tasks_end_with_the_weights_and_corrections_of_a_plain_loop() -> N
     assert not trained & {tuple(x.tolist()) for x, _ in keeps.validation for x in x}
     stored = {tuple(x.tolist()) for x in bic.memory.at(slice(0, len(bic.memory)))["0"]}
     assert stored <= trained
-    inputs, labels = test_inputs()
+    inputs, labels = inputs_to_test()
     z = logits_of(model.eval(), inputs)
     z[:, 4:] = factors[-1][0] * z[:, 4:] + factors[-1][1]
     accuracy = float((z.argmax(1) == labels).float().mean())
@@ -121,7 +121,7 @@ def test_every_class_is_held_out_alike_and_the_sizes_add_up() -> None:
 
 def test_the_model_of_a_run_reloads_and_predicts_names_by_the_rule(tmp_path: Path) -> None:
     model, _ = learn(BiC(30, validation_fraction=0.4), run_dir=tmp_path)
-    inputs, _ = test_inputs()
+    inputs, _ = inputs_to_test()
     corrected = logits_of(model.eval(), inputs) * model.rule.scale + model.rule.shift
     assert reloaded_names(tmp_path, inputs) == [f"c{i}" for i in corrected.argmax(1).tolist()]
 
