@@ -10,17 +10,15 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
-
 
 @pytest.fixture(autouse=True)
 def log_handlers() -> Iterator[None]:
-    """A handler that an import in a test makes holds that test's captured stderr, which is closed after it."""
-    before = {name: list(logging.getLogger(name).handlers) for name in LOGGERS}
+    """A handler made in a test writes to that test's captured output; after it, it would fail in another test."""
     yield
-    for name, handlers in before.items():
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler for handler in logger.handlers if handler in handlers]
+    for logger in (logging.getLogger(), *logging.root.manager.loggerDict.values()):
+        for handler in list(getattr(logger, "handlers", [])):
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

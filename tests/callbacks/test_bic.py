@@ -19,13 +19,13 @@ from lightning_cl.streams import TaskDataModule, TaskLoader, TensorData, task_in
 from tests.callbacks.classifier_examples import (
     Batches,
     distances,
+    inputs_to_test,
     learn,
     learner,
     logits_of,
     plain_loop,
     reloaded_names,
     same_weights,
-    inputs_to_test,
 )
 from tests.finetuning.examples import blobs, module, stream, trainer
 
