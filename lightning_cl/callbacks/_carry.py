@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from lightning_cl._compat_sharded import is_sharded, shard_like, whole_tensor
+from lightning_cl._sharded_tensors import is_sharded, shard_like, whole_tensor
 from lightning_cl.errors import InputError
 from lightning_cl.functional.penalty import pad_to
 

@@ -75,23 +75,7 @@ def compute_importance(
 
     with importance_pass(trainer, module, loader, seed=seed, first_batch_only=first_batch_only) as batches:
         if logits_fn is None and loss_fn is None:
-            own_loss = TrainingStepLoss(trainer, module)
-            if batches.whole:
-                reason = "its batches cannot be split into samples"
-            else:
-                reason = "" if likelihood != "classification" else why_no_logits(module, batches.first)
-            if not reason:
-                logits_fn = logits_of if likelihood == "classification" else outputs_and_targets
-            else:
-                loss_fn = own_loss
-                log.log(
-                    logging.INFO if quiet or labels == "empirical" else logging.WARNING,
-                    "%s: labels=%r needs logits, and %s; using labels='empirical' with the loss of training_step. "
-                    "Give logits_fn=lambda module, batch: (logits, labels) if there are logits",
-                    type(module).__name__,
-                    labels,
-                    reason,
-                )
+            logits_fn, loss_fn = _own_way(trainer, module, batches, labels, likelihood, quiet)
         elif batches.whole and logits_fn is not None:
             raise batches.cannot_split()
         if first_batch_only and labels == "exact":
@@ -110,6 +94,28 @@ def compute_importance(
             logits_fn=logits_fn,
             loss_fn=loss_fn,
         )
+
+
+def _own_way(
+    trainer: Any, module: Any, batches: "TaskBatches", labels: str, likelihood: str, quiet: bool
+) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
+    """``(logits_fn, loss_fn)``, one of them None: what the module itself offers; a loss is said aloud."""
+    own_loss = TrainingStepLoss(trainer, module)
+    if batches.whole:
+        reason = "its batches cannot be split into samples"
+    else:
+        reason = "" if likelihood != "classification" else why_no_logits(module, batches.first)
+    if not reason:
+        return (logits_of if likelihood == "classification" else outputs_and_targets), None
+    log.log(
+        logging.INFO if quiet or labels == "empirical" else logging.WARNING,
+        "%s: labels=%r needs logits, and %s; using labels='empirical' with the loss of training_step. "
+        "Give logits_fn=lambda module, batch: (logits, labels) if there are logits",
+        type(module).__name__,
+        labels,
+        reason,
+    )
+    return None, own_loss
 
 
 @contextlib.contextmanager

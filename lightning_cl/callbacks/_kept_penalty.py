@@ -8,7 +8,8 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from lightning_cl._compat_sharded import local, shard_like, whole
+from lightning_cl._compat_fsdp2 import whole
+from lightning_cl._sharded_tensors import local, shard_like
 from lightning_cl.callbacks._importance_file import fitted
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._parameter_filter import ParameterFilter, Patterns

@@ -8,16 +8,9 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_cl import _compat
-from lightning_cl._compat_sharded import (
-    gathered,
-    has_shards,
-    holds_shards,
-    is_first,
-    refuse_sharded,
-    refuse_unshared,
-    repair_loading,
-    reshard,
-)
+from lightning_cl._compat_fsdp2 import has_shards, reshard
+from lightning_cl._compat_sharded import refuse_sharded, refuse_unshared, repair_loading
+from lightning_cl._sharded_tensors import gathered, holds_shards, is_first
 from lightning_cl.callbacks._gather import same_buffers
 from lightning_cl.callbacks._state_path import checked_path, load_from, usable
 from lightning_cl.errors import InputError

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_cl._compat_sharded import local, shard_like
+from lightning_cl._sharded_tensors import local, shard_like
 from lightning_cl.errors import InputError
 from lightning_cl.functional.penalty import add_quadratic_gradient_
 from lightning_cl.functional.proximal import Rate, proximal_step_, rule_of, step_rates

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_cl._compat_sharded import largest
+from lightning_cl._sharded_tensors import largest
 from lightning_cl.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cl import _compat
-from lightning_cl._compat_sharded import is_sharded, local, reshard, shard_like, swapped_shards
+from lightning_cl._compat_fsdp2 import reshard, swapped_shards
+from lightning_cl._sharded_tensors import is_sharded, local, shard_like
 from lightning_cl.errors import InputError
 
 

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from lightning_cl._compat_sharded import shard_like, whole_tensor
+from lightning_cl._sharded_tensors import shard_like, whole_tensor
 from lightning_cl.callbacks._penalty import PenaltyOptions, QuadraticPenalty
 from lightning_cl.errors import InputError
 from lightning_cl.functional.path_integral import with_corner

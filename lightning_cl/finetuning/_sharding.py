@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lightning_cl import _compat
-from lightning_cl._compat_sharded import FSDP2, has_shards
+from lightning_cl._compat_fsdp2 import has_shards
+from lightning_cl._compat_sharded import FSDP2
 from lightning_cl.errors import InputError
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_cl._compat_sharded import make_whole
+from lightning_cl._compat_fsdp2 import make_whole
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._active_classes import ActiveClasses, rows_with
 from lightning_cl.finetuning._adapter_record import BASE_KEY, check_base

@@ -21,7 +21,7 @@ import torch
 
 from lightning_cl import _compat
 from lightning_cl._compat_flops import flop_counter
-from lightning_cl._compat_sharded import whole
+from lightning_cl._compat_fsdp2 import whole
 from lightning_cl.callbacks._own_data import OwnData
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size

@@ -4,7 +4,7 @@ import contextlib
 import copy
 from typing import Any
 
-from lightning_cl._compat_sharded import whole
+from lightning_cl._compat_fsdp2 import whole
 from lightning_cl.callbacks._flops import CountedLoader
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._evaluation import EvaluationSteps

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning_cl import _compat, signals
-from lightning_cl._compat_sharded import has_shards
+from lightning_cl._compat_fsdp2 import has_shards
 from lightning_cl.errors import InputError, Stopped
 from lightning_cl.files import write_json
 from lightning_cl.functional.seeding import derive_seed

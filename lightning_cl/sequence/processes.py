@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_cl import _compat, signals
-from lightning_cl._compat_sharded import make_whole
+from lightning_cl._compat_fsdp2 import make_whole
 
 if TYPE_CHECKING:
     from lightning_cl.sequence.state import SequenceState

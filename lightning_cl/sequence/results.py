@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_cl import functional as F
-from lightning_cl._compat_sharded import whole_tensor
+from lightning_cl._sharded_tensors import whole_tensor
 from lightning_cl.files import atomic_write
 from lightning_cl.sequence.compute import joint_flops
 from lightning_cl.sequence.identity import config_hash

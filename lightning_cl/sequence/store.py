@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_cl._compat_sharded import gathered, make_whole
+from lightning_cl._compat_fsdp2 import make_whole
+from lightning_cl._sharded_tensors import gathered
 from lightning_cl.errors import InputError
 from lightning_cl.files import checksum, loadable, read_state, save_state
 from lightning_cl.sequence.identity import config_hash, fingerprints, identity, refuse_changes

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_cl import _compat, _compat_loops
-from lightning_cl._compat_sharded import whole
+from lightning_cl._compat_fsdp2 import whole
 from lightning_cl.errors import InputError
 from lightning_cl.files import loadable
 from lightning_cl.finetuning.learning_rate import set_learning_rate

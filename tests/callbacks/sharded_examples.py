@@ -10,7 +10,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from lightning_cl import EWC, L2SP, LwF, Replay
-from lightning_cl._compat_sharded import is_sharded, local, whole, whole_tensor
+from lightning_cl._compat_fsdp2 import whole
+from lightning_cl._sharded_tensors import is_sharded, local, whole_tensor
 from tests.callbacks.ewc_examples import Net, data
 
 METHODS = {

@@ -22,7 +22,8 @@ CLIPPED = {"gradient_clip_val": 0.3, "accumulate_grad_batches": 2}
 FIRST = """
 import sys
 import torch
-from lightning_cl._compat_sharded import refuse_unshared, whole
+from lightning_cl._compat_fsdp2 import whole
+from lightning_cl._compat_sharded import refuse_unshared
 from tests.callbacks.sharded_examples import *
 from tests.callbacks.test_sharded import CLIPPED
 

@@ -19,7 +19,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from lightning_cl._compat_sharded import whole
+from lightning_cl._compat_fsdp2 import whole
 from lightning_cl.errors import InputError
 from tests.sequence.sharded_examples import Plain, learn, module, plain_stream, trainer
 
