@@ -1,6 +1,7 @@
 """Defects of solar cells: what do pretrained weights bring on 2,624 electroluminescence images?
 
-    python scripts/finetune_cells.py --data FOLDER --weights FILE --size 96 --epochs 6 --seeds 3 --out cells.json
+    python scripts/finetune_cells.py --data FOLDER --weights FILE --size 128 --epochs 8 --seeds 3 --lr 1e-4 3e-4 \
+        --scratch-lr 1e-3 3e-3 --out cells.json
 
 FOLDER holds ``labels.csv`` (path, defect probability, type of cell, in columns) and the images, as in the package
 elpv-dataset (Buerhop-Lutz et al. 2018, Deitsch et al. 2019). Its four probabilities 0, 1/3, 2/3 and 1 are the classes.
@@ -9,8 +10,12 @@ FILE holds ImageNet weights of EfficientNet-lite0, as in the package efficientne
 For each seed a fifth of the images is held out, stratified by class and type of cell. Compared on it:
 
 - probe: logistic regression on the frozen network's features, its C chosen on a tenth of the training images;
-- lp_ft: the network fine-tuned as a whole, its head started from the probe's weights;
+- lp_ft: the network fine-tuned as a whole, its head started from the probe's weights, BatchNorm frozen as the probe
+  saw it (with batches' own statistics the probe's weights would be worth nothing);
 - scratch: the same network, optimizer and number of epochs, from random weights.
+
+Of several learning rates the one with the best balanced accuracy on a tenth of the first seed's training images is
+taken, for all seeds.
 """
 
 import argparse
@@ -33,10 +38,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torchvision.transforms import v2
 
-from lightning_cl import FineTuningModule
+from lightning_cl import FineTuningModule, FreezingSchedule
 from lightning_cl._conf import conf_dir
 from lightning_cl.finetuning import TimmBackbone, warmup_cosine
-from lightning_cl.streams import Classification, TaskDataModule, TensorData, data_incremental
+from lightning_cl.streams import Classification, TaskLoader, TensorData, data_incremental
+from lightning_cl.streams.selected_data import SelectedData
 from lightning_cl.streams.splitting import stratified_shares
 
 LEVELS = ["intact", "maybe intact", "maybe defective", "defective"]
@@ -54,6 +60,7 @@ def main() -> None:
     images, levels, mono = read_cells(Path(options.data), options.size)
     print(f"{len(images)} cells at {options.size} pixels; of the levels {levels.bincount().tolist()}", flush=True)
     found: list[dict] = []
+    rates: dict[str, float] = {}
     for seed in range(options.seeds):
         test_size = round(0.2 * len(images))
         train, test = stratified_shares(levels * 2 + mono, [len(images) - test_size, test_size], seed, "test")
@@ -70,13 +77,16 @@ def main() -> None:
             start = time.process_time()
             if name == "probe" or (probe is None and name == "lp_ft"):
                 probe = fit_probe(task, seed, options)
-            module = None if name == "probe" else fine_tuned(task, seed, options, probe if name == "lp_ft" else None)
-            guessed = (
-                probe.predict(features(network(options), task.test)) if module is None else predicted(module, task)
-            )
-            truth = task.test.targets.numpy()
-            scores = {key: float(metric(truth, guessed)) for key, metric in METRICS.items()}
-            found.append({"seed": seed, "model": name, **scores, "cpu_seconds": time.process_time() - start})
+            if name == "probe":
+                guessed = probe.predict(features(network(options), task.test))
+            else:
+                start_from = probe if name == "lp_ft" else None
+                if name not in rates:
+                    rates[name] = chosen_rate(task, seed, options, start_from)
+                guessed = predicted(fine_tuned(task.train, seed, options, start_from, rates[name]), task.test)
+            scores = scored(task.test, guessed)
+            facts = {"seed": seed, "model": name, "lr": rates.get(name)}
+            found.append({**facts, **scores, "cpu_seconds": time.process_time() - start})
             print(f"seed {seed}  {name:<8}  {in_words(scores)}  {found[-1]['cpu_seconds']:.0f} s", flush=True)
             if options.out:
                 settings = {
@@ -130,10 +140,25 @@ def fit_probe(task, seed: int, options):
     return fit(best, slice(None))
 
 
-def fine_tuned(task, seed: int, options, probe) -> FineTuningModule:
+def chosen_rate(task, seed: int, options, probe) -> float:
+    """The learning rate with the best balanced accuracy on a tenth of the training images, which is not trained on."""
+    rates = options.scratch_lr if probe is None else options.lr
+    if len(rates) == 1:
+        return rates[0]
+    n = len(task.train)
+    kept, held = stratified_shares(task.train.targets, [n - n // 10, n // 10], seed, "validation")
+    inner, validation = SelectedData(task.train, kept), SelectedData(task.train, held)
+    found = {}
+    for lr in rates:
+        found[lr] = scored(validation, predicted(fine_tuned(inner, seed, options, probe, lr), validation))
+        print(f"  {'scratch' if probe is None else 'lp_ft'}, lr {lr:g}, validation: {in_words(found[lr])}", flush=True)
+    return max(rates, key=lambda lr: found[lr]["balanced accuracy"])
+
+
+def fine_tuned(train, seed: int, options, probe, lr: float) -> FineTuningModule:
     """The network after the training of all its layers, from random weights where there is no probe."""
     seed_everything(seed, verbose=False)
-    backbone, lr = network(options, probe is not None), options.scratch_lr if probe is None else options.lr
+    backbone = network(options, probe is not None)
     module = FineTuningModule(
         backbone,
         class_names=LEVELS,
@@ -144,7 +169,9 @@ def fine_tuned(task, seed: int, options, probe) -> FineTuningModule:
     )
     if probe is not None:
         start_head(module.head, probe)
+    frozen_norms = FreezingSchedule(recipe="full", keep_frozen="type:BatchNormAct2d", table=False)
     Trainer(
+        callbacks=[frozen_norms] if probe is not None and options.batch_norm == "frozen" else [],
         max_epochs=options.epochs,
         accelerator=options.accelerator,
         devices=1,
@@ -153,7 +180,7 @@ def fine_tuned(task, seed: int, options, probe) -> FineTuningModule:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(module, datamodule=TaskDataModule(task, batch_size=options.batch_size, seed=seed))
+    ).fit(module, TaskLoader(train, options.batch_size, shuffle=True, augment=True, seed=seed))
     return module
 
 
@@ -167,10 +194,15 @@ def start_head(head, probe) -> None:
 
 
 @torch.no_grad()
-def predicted(module, task) -> numpy.ndarray:
-    """The classes that the module finds in the test images."""
-    logits = torch.from_numpy(features(module.backbone, task.test))
+def predicted(module, data) -> numpy.ndarray:
+    """The classes that the module finds in images."""
+    logits = torch.from_numpy(features(module.backbone, data))
     return module.head(logits).argmax(1).numpy()
+
+
+def scored(data, guessed) -> dict[str, float]:
+    """What the guesses are worth."""
+    return {key: float(metric(data.targets.numpy(), guessed)) for key, metric in METRICS.items()}
 
 
 def in_words(scores: dict[str, float]) -> str:
@@ -193,8 +225,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--size", type=int, default=96, help="side of the images in pixels")
     options.add_argument("--epochs", type=int, default=6)
     options.add_argument("--batch-size", type=int, default=32)
-    options.add_argument("--lr", type=float, default=3e-4, help="of fine-tuning")
-    options.add_argument("--scratch-lr", type=float, default=1e-3, help="from random weights")
+    options.add_argument("--lr", type=float, nargs="+", default=[3e-4], help="of fine-tuning")
+    options.add_argument("--scratch-lr", type=float, nargs="+", default=[1e-3], help="from random weights")
+    options.add_argument("--batch-norm", choices=["frozen", "trained"], default="frozen", help="in fine-tuning")
     options.add_argument("--accelerator", default="auto")
     options.add_argument("--out", help="a JSON file for all scores")
     return options

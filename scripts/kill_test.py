@@ -53,6 +53,7 @@ SCENARIOS = {
 }  # fmt: skip
 #: for --all: what goes with another method, and what has nothing to consolidate (others are found, which takes time)
 BESIDE = {"wa": "[er,wa]", "balanced_fine_tuning": "[er,balanced_fine_tuning]"}
+EXTRA = {"uniform": ["budget=0.75"]}  # a tenth of so little work is no step a task
 NOTHING_TO_CONSOLIDATE = {"naive", "er beside naive", "joint", "cumulative", "from_scratch", "freezing", "keep",
                           "uniform", "gdumb", "shrink_and_perturb", "auto_freeze", "ema"}  # fmt: skip
 METHODS = sorted(file.stem for file in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml"))
@@ -70,7 +71,9 @@ def main() -> int:
     _import_everything()
     if arguments.all:
         SCENARIOS.clear()
-        SCENARIOS.update({method: [f"method={BESIDE.get(method, method)}", *SMALL] for method in METHODS})
+        SCENARIOS.update(
+            {method: [f"method={BESIDE.get(method, method)}", *SMALL, *EXTRA.get(method, [])] for method in METHODS}
+        )
     scenarios = list(SCENARIOS)[:2] if arguments.short else list(SCENARIOS)
     draw = random.Random(arguments.seed)
     rows: list[dict[str, Any]] = []
