@@ -9,7 +9,7 @@ from torch import Tensor
 _DECADES = 10
 
 
-def logme(features: Tensor, labels: Tensor) -> float:
+def logme(features: Tensor, labels: Tensor, *, intercept: bool = False) -> float:
     r"""Logarithm of the maximum evidence per sample (You et al. 2021, arXiv:2102.11005); larger is better.
 
     Each class is a regression of its indicator y on the features F (N, D), ``y ~ N(F w, 1/beta)`` with the prior
@@ -21,11 +21,14 @@ def logme(features: Tensor, labels: Tensor) -> float:
     is maximised over alpha and beta, and averaged over the classes that occur. The paper iterates a fixed point; here
     beta is eliminated, and the best ``t = alpha / beta`` is looked for on a grid and then to ten digits, so that the
     maximum is the global one. One eigendecomposition, of F'F or FF', the smaller one, serves all classes; in float64.
-    The scale of the features does not matter; as in the paper there is no intercept.
+    The scale of the features does not matter. As in the paper there is no intercept: the features have to explain how
+    frequent a class is, too, which centred ones cannot. With ``intercept=True``, ``y ~ N(F w + b, 1/beta)`` with a flat
+    prior on b, which is the above for centred F and y, with N - 1 in place of N.
 
     Args:
         features: (N, D).
         labels: (N,) long.
+        intercept: Whether each class has a constant of its own.
 
     Raises:
         ValueError: For shapes that do not fit, fewer than two classes, or features that are not finite or all zero.
@@ -41,9 +44,12 @@ def logme(features: Tensor, labels: Tensor) -> float:
     if len(classes) < 2:
         raise ValueError(f"{len(classes)} class in {len(labels)} labels; expected two at least")
     f = features.detach().double()
-    if not f.isfinite().all() or not f.any():
-        raise ValueError("features that are not finite, or all zero; expected others")
+    if not f.isfinite().all() or bool((f == (f[0] if intercept else 0)).all()):
+        raise ValueError("features that are not finite, or all the same; expected others")
     y = (labels[:, None] == classes).to(f)
+    n = len(y)
+    if intercept:
+        f, y, n = f - f.mean(0), y - y.mean(0), n - 1
     squares, projected = _spectrum(f, y)
     outside = (y.square().sum(0) - projected.square().sum(0)).clamp(min=0)
 
@@ -51,7 +57,7 @@ def logme(features: Tensor, labels: Tensor) -> float:
         """Of each class (C,) at its own t, with the best beta for it, N / (|Fm - y|^2 + t |m|^2)."""
         shrunk = log_t.exp() / (log_t.exp() + squares[:, None])
         misfit = (projected.square() * shrunk).sum(0) + outside
-        return 0.5 * (shrunk.log().sum(0) - len(y) * ((2 * math.pi * misfit / len(y)).log() + 1)) / len(y)
+        return 0.5 * (shrunk.log().sum(0) / n - (2 * math.pi * misfit / n).log() - 1)
 
     return float(evidence(_argmax(evidence, squares, len(classes))).mean())
 

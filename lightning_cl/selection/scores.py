@@ -63,7 +63,7 @@ def score_features(
     neighbours = knn_predictions(features, labels, queries, k=k)
     best = int(right.argmax())
     return Scores(
-        logme(features, labels),
+        logme(features, labels, intercept=True),
         float(right[best]) / len(truth),
         float((neighbours == truth).double().mean()),
         STRENGTHS[best],

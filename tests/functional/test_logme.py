@@ -9,11 +9,13 @@ from scipy.stats import multivariate_normal
 from lightning_cl.functional.logme import logme
 
 
-def direct(features: np.ndarray, labels: np.ndarray) -> float:
+def direct(features: np.ndarray, labels: np.ndarray, basis: np.ndarray | None = None) -> float:
     """The density of y under N(0, I / beta + F F' / alpha), maximised by scipy, averaged over classes; float64."""
     found = []
+    basis = np.eye(len(labels)) if basis is None else basis
+    features = basis.T @ features
     for label in np.unique(labels):
-        y = (labels == label).astype("float64")
+        y = basis.T @ (labels == label).astype("float64")
 
         def negative(logs: np.ndarray, y: np.ndarray = y) -> float:
             alpha, beta = np.exp(logs)
@@ -38,6 +40,17 @@ def problem(n: int, d: int, seed: int, classes: int = 3) -> tuple[torch.Tensor, 
 def test_it_is_the_maximum_of_the_evidence(n: int, d: int):
     features, labels = problem(n, d, seed=n + d)
     assert logme(features, labels) == pytest.approx(direct(features.numpy(), labels.numpy()), abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 3), (25, 60)])
+def test_an_intercept_with_a_flat_prior(n: int, d: int):
+    """What is left when the constant is integrated out: the samples in a basis without the direction of all ones."""
+    features, labels = problem(n, d, seed=n + d)
+    ones = np.hstack([np.ones((n, 1)), np.eye(n)[:, 1:]])
+    expected = direct(features.numpy(), labels.numpy(), np.linalg.qr(ones)[0][:, 1:])
+    assert logme(features, labels, intercept=True) == pytest.approx(expected, abs=1e-6)
+    assert logme(features + 100, labels, intercept=True) == pytest.approx(expected, abs=1e-6)
+    assert abs(logme(features + 100, labels) - logme(features, labels)) > 1e-3
 
 
 def test_features_of_lower_rank_and_of_any_scale_make_no_difference():
@@ -74,8 +87,8 @@ def test_labels_that_features_fit_exactly_have_a_finite_score():
     [
         (torch.ones(4), torch.zeros(4), r"features \(4,\), labels \(4,\); expected \(N, D\) and \(N,\)"),
         (torch.ones(4, 2), torch.zeros(4, dtype=torch.long), "1 class in 4 labels; expected two at least"),
-        (torch.zeros(4, 2), torch.arange(4), "not finite, or all zero"),
-        (torch.full((4, 2), float("nan")), torch.arange(4), "not finite, or all zero"),
+        (torch.zeros(4, 2), torch.arange(4), "not finite, or all the same"),
+        (torch.full((4, 2), float("nan")), torch.arange(4), "not finite, or all the same"),
     ],
 )
 def test_what_it_refuses(features: torch.Tensor, labels: torch.Tensor, message: str):

@@ -29,7 +29,7 @@ def test_with_validation_data_the_probe_is_scikit_learns():
     accuracies = [LogisticRegression(C=c, max_iter=1000).fit(a, y).score(b, t) for c in STRENGTHS]
     assert found.probe == pytest.approx(max(accuracies), abs=1.1 / 90)
     assert found.strength == STRENGTHS[accuracies.index(max(accuracies))]
-    assert found.logme == logme(x, y)
+    assert found.logme == logme(x, y, intercept=True)
 
 
 def test_without_every_sample_is_held_out_once():
