@@ -104,7 +104,7 @@ def soak(n_tasks: int, run_dir: str | Path, hidden: int = 100, batch_size: int =
     results = run_sequence(
         module,
         stream,
-        [EWC(1.0, variant="online", n_samples=200), Replay(200, batch_size=batch_size)],
+        [EWC(0.1, variant="online", n_samples=200), Replay(200, batch_size=batch_size)],
         run_dir=run_dir,
         method="ewc+er",
         trainer=functools.partial(Trainer, max_epochs=1, accelerator="cpu", callbacks=[times]),
