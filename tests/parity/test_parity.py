@@ -20,7 +20,7 @@ CONF = Path(__file__).parents[2] / "conf" / "method"
 SHORT = [name for name in CONDITIONS if name != "compile-step"]
 
 
-def check(method: str, condition: str, structure: str) -> None:
+def assert_equal_or_refused(method: str, condition: str, structure: str) -> None:
     message = refusal(method, condition, structure)
     if message is not None:
         with pytest.raises(InputError, match=message) as error:
@@ -52,13 +52,13 @@ def test_every_yaml_with_a_callback_is_in_the_list():
 @pytest.mark.parametrize("condition", SHORT)
 @pytest.mark.parametrize("method", METHODS)
 def test_conditions(method: str, condition: str):
-    check(method, condition, "tuple")
+    assert_equal_or_refused(method, condition, "tuple")
 
 
 @pytest.mark.parametrize("structure", STRUCTURES[1:])
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in SEQUENCE])
 def test_kinds_of_batches(method: str, structure: str):
-    check(method, "plain", structure)
+    assert_equal_or_refused(method, "plain", structure)
 
 
 @pytest.mark.long
@@ -66,10 +66,10 @@ def test_kinds_of_batches(method: str, structure: str):
 @pytest.mark.parametrize("condition", [name for name in SHORT if name != "plain"])
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in SEQUENCE])
 def test_conditions_with_kinds_of_batches(method: str, condition: str, structure: str):
-    check(method, condition, structure)
+    assert_equal_or_refused(method, condition, structure)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("method", FOREIGN)
 def test_the_compiled_training_step(method: str):
-    check(method, "compile-step", "tuple")
+    assert_equal_or_refused(method, "compile-step", "tuple")
