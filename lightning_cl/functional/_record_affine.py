@@ -34,6 +34,7 @@ def record_layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
+    """``F.layer_norm``."""
     output = func(input, normalized_shape, weight, bias, eps)
     return _norm(
         recording, output, lambda: func(input, normalized_shape, None, None, eps), False, weight=weight, bias=bias
@@ -48,6 +49,7 @@ def record_rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
+    """``F.rms_norm``."""
     output = func(input, normalized_shape, weight, eps)
     return _norm(recording, output, lambda: func(input, normalized_shape, None, eps), False, weight=weight)
 
@@ -61,6 +63,7 @@ def record_group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
+    """``F.group_norm``."""
     output = func(input, num_groups, weight, bias, eps)
     return _norm(recording, output, lambda: func(input, num_groups, None, None, eps), True, weight=weight, bias=bias)
 
@@ -77,6 +80,7 @@ def record_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    """``F.batch_norm`` with running statistics; those of a batch mix its samples."""
     output = func(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if training:  # the samples of a batch are mixed
         return output
@@ -102,6 +106,7 @@ def record_instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    """``F.instance_norm``, with statistics of its own or running ones."""
     output = func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     # the second call must not move the running statistics once more
     means = (None, None) if use_input_stats else (running_mean, running_var)
@@ -116,10 +121,12 @@ def record_instance_norm(
 
 
 def record_product(recording: Recording, func: Any, input: Any, other: Any, **options: Any) -> Any:
+    """A parameter times something, position by position."""
     return _elementwise(recording, func(input, other, **options), input, other, options, multiplied=True)
 
 
 def record_added(recording: Recording, func: Any, input: Any, other: Any, **options: Any) -> Any:
+    """A parameter that is added."""
     return _elementwise(recording, func(input, other, **options), input, other, options, multiplied=False)
 
 
@@ -140,6 +147,7 @@ def _elementwise(
 
 
 def record_expand(recording: Recording, func: Any, input: Tensor, *sizes: Any, **options: Any) -> Tensor:
+    """A parameter that is repeated along new axes (a class token)."""
     output = func(input, *sizes, **options)
     if output.requires_grad and output.dim() >= 2:
         output = recording.shared(output)

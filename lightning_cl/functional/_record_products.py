@@ -12,6 +12,7 @@ from lightning_cl.functional._recording import Recording
 
 
 def record_linear(recording: Recording, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``: rows of the input times the weight, with the bias."""
     output = func(input, weight, bias)
     targets = recording.found(weight=weight, bias=bias)
     if output.requires_grad and input.dim() >= 2:
@@ -20,6 +21,7 @@ def record_linear(recording: Recording, func: Any, input: Tensor, weight: Tensor
 
 
 def record_addmm(recording: Recording, func: Any, input: Tensor, mat1: Tensor, mat2: Tensor, **options: Any) -> Tensor:
+    """``addmm``, as HF's Conv1D calls it: the weight is (in, out)."""
     output = func(input, mat1, mat2, **options)
     if output.requires_grad and not options and input.shape == mat2.shape[1:] and id(mat1) not in recording.targets:
         recording.keep(LinearOperation(output, recording.found(weight=mat2, bias=input), mat1, transposed=True))
@@ -27,6 +29,7 @@ def record_addmm(recording: Recording, func: Any, input: Tensor, mat1: Tensor, m
 
 
 def record_matmul(recording: Recording, func: Any, input: Tensor, other: Tensor) -> Tensor:
+    """A product with a parameter on its right side, (in, out)."""
     output = func(input, other)
     if output.requires_grad and input.dim() >= 2 and other.dim() == 2 and id(input) not in recording.targets:
         recording.keep(LinearOperation(output, recording.found(weight=other), input, transposed=True))
@@ -44,6 +47,7 @@ def record_embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
+    """``F.embedding``; norms of rows and frequencies would tie samples to each other, and are left to autograd."""
     output = func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     if not output.requires_grad or max_norm is not None or scale_grad_by_freq or input.dim() == 0:
         return output
@@ -55,6 +59,8 @@ def record_embedding(
 
 
 def record_convolution(transposed: bool) -> Callable[..., Tensor]:
+    """The recorder of convolutions, or of their transposes, whose options come in another order."""
+
     def record(
         recording: Recording,
         func: Any,
