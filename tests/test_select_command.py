@@ -81,7 +81,12 @@ def test_validation_data_are_scored_on_and_one_task_will_do(call: Call, tmp_path
     assert f"scored on {found['validation_samples']} validation samples" in outcome.out
 
 
-def test_weights_from_a_file_against_the_same_network_without(call: Call, tmp_path: Path):
+@pytest.mark.parametrize("way", [
+    ("torchvision:mobilenet_v3_small@{file}", ""),
+    ("torchvision:mobilenet_v3_small", " model.backbone.weights={file}"),
+    ("torchvision", " model.backbone.model=mobilenet_v3_small model.backbone.weights={file}"),
+])  # fmt: skip
+def test_weights_from_a_file_against_the_same_network_without(call: Call, tmp_path: Path, way: tuple[str, str]):
     pytest.importorskip("torchvision")
     import torchvision
 
@@ -89,14 +94,17 @@ def test_weights_from_a_file_against_the_same_network_without(call: Call, tmp_pa
         torch.manual_seed(3)
         network = torchvision.models.mobilenet_v3_small()
     torch.save(network.state_dict(), tmp_path / "w.pt")
-    name = f"torchvision:mobilenet_v3_small@{tmp_path / 'w.pt'}"
-    outcome = call("select", f"candidates=[{name}]", "--with-random", "--max-samples", "60", "--out", "a")
+    word, extra = (part.format(file=tmp_path / "w.pt") for part in way)
+    name = word + extra
+    outcome = call("select", f"candidates=['{name}']", "--with-random", "--max-samples", "60", "--out", "a")
     assert outcome.code == 0, outcome.err
     rows = {row["name"]: row for row in result(tmp_path / "a")["candidates"]}
-    assert set(rows) == {name, f"{name}:random"}
+    baseline = f"{word}:random{extra}"
+    assert set(rows) == {name, baseline}
     assert "error" not in rows[name]
-    assert rows[name]["logme"] != rows[f"{name}:random"]["logme"]
-    assert rows[name]["overrides"][-1] == f"model.backbone.weights={tmp_path / 'w.pt'}"
+    assert rows[name]["logme"] != rows[baseline]["logme"]
+    assert f"model.backbone.weights={tmp_path / 'w.pt'}" in rows[name]["overrides"]
+    assert rows[baseline]["overrides"][-1] == "++model.backbone.weights=null"
 
 
 def test_a_backbone_of_ones_own_without_parameters(call: Call, tmp_path: Path):

@@ -125,10 +125,17 @@ def _with_baselines(request: SelectRequest, texts: bool) -> list[str]:
     found: list[str] = []
     for text in request.candidates:
         found.append(str(text))
-        name, *extra = shlex.split(str(text)) or [""]
-        if request.with_random and ":" in name and not name.endswith(RANDOM):
+        if request.with_random and _names_weights(str(text), texts):
+            name, *extra = shlex.split(str(text))
             found.append(" ".join([name + RANDOM, *map(shlex.quote, extra)]))
     return list(dict.fromkeys(found))
+
+
+def _names_weights(text: str, texts: bool) -> bool:
+    try:
+        return parse_candidate(text, of_texts=texts).own_weights
+    except InputError:  # told in its line
+        return False
 
 
 def _scored(candidate: Candidate, request: SelectRequest, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

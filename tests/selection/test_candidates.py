@@ -17,22 +17,33 @@ from lightning_cl.selection import parse_candidate
         ("timm:vit_tiny_patch16_224.augreg_in21k", [
             "model=timm", "model.backbone.model=vit_tiny_patch16_224.augreg_in21k", "model.backbone.weights=DEFAULT"]),
         ("timm:a@/w/x.pt", ["model=timm", "model.backbone.model=a", "model.backbone.weights=/w/x.pt"]),
-        ("timm:a@/w/x.pt:random", ["model=timm", "model.backbone.model=a", "model.backbone.weights=null"]),
+        ("timm:a@/w/x.pt:random", ["model=timm", "model.backbone.model=a", "++model.backbone.weights=null"]),
         ("hf:/some/folder", ["model=hf_image", "model.backbone.model=/some/folder", "model.backbone.weights=DEFAULT"]),
         ("torchvision:resnet18:random", [
-            "model=torchvision", "model.backbone.model=resnet18", "model.backbone.weights=null"]),
+            "model=torchvision", "model.backbone.model=resnet18", "++model.backbone.weights=null"]),
+        ("torchvision:a:random model.backbone.weights=w.pt optimizer.lr=1", [
+            "model=torchvision", "model.backbone.model=a", "optimizer.lr=1", "++model.backbone.weights=null"]),
+        ("efficientnet_lite0 model.backbone.weights=w.pt", ["model=efficientnet_lite0", "model.backbone.weights=w.pt"]),
+        ("efficientnet_lite0:random model.backbone.weights=w.pt", [
+            "model=efficientnet_lite0", "++model.backbone.weights=null"]),
+        ("hf_text:random model.backbone.name_or_path=w", [
+            "model=hf_text", "model.backbone.name_or_path=w", "++model.backbone.weights=false"]),
+        ("hf_text_small:random", ["model=hf_text_small"]),
         ("torchvision", ["model=torchvision"]),
+        ("torchvision:random", ["model=torchvision"]),
     ],
 )  # fmt: skip
 def test_a_candidate_is_a_list_of_overrides(text: str, model: list[str]):
     candidate = parse_candidate(text)
     assert (candidate.name, list(candidate.model)) == (text, model)
-    assert candidate.own_weights != text.split()[0].endswith(":random")
+    without = text in ("mlp", "torchvision") or text.startswith("mlp ") or ":random" in text
+    assert candidate.own_weights != without
 
 
 def test_a_baseline_has_the_inputs_of_its_pretrained_twin():
     assert parse_candidate("timm:a@/w:random").inputs == parse_candidate("timm:a@/w").model
-    assert parse_candidate("torchvision:random").model[-1] == "++model.backbone.weights=null"
+    twin = "hf_text:random model.backbone.name_or_path=w"
+    assert parse_candidate(twin).inputs == parse_candidate(twin.replace(":random", "")).model
 
 
 def test_hf_is_a_text_encoder_for_texts():
@@ -58,6 +69,7 @@ def test_any_path_survives_hydras_grammar(path: str):
         ("keras:vgg", r"candidate 'keras:vgg'; expected torchvision:\.+, timm:\.+, hf:\.+, or a config"),
         ("timm:", "candidate 'timm:'; expected"),
         ("mlpp", "candidate 'mlpp'; expected .*HINT: did you mean mlp"),
+        ("custom:random model.backbone._target_=torch.nn.Flatten", "expected a model with an argument weights"),
         ("vgg16", "HINT: torchvision:vgg16 or timm:vgg16 may be meant"),
     ],
 )
