@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_cl.callbacks._freezing_phases import Phase
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning._adapter_record import base_parameters
 from lightning_cl.finetuning.depth_groups import DepthGroup, depth_groups
 from lightning_cl.finetuning.recipes import select_parameters
 
@@ -42,6 +43,9 @@ class Plan:
 def by_phases(module: nn.Module, phases: list[Phase], groups: Any, keep_frozen: Any) -> Plan:
     """Everything is the schedule's: a phase thaws what it names, whoever froze it; the rest stays frozen.
 
+    But for the base below adapters, which is not theirs alone: it is saved nowhere, and has to stay what it was. A
+    later phase of which nothing else is left is left out.
+
     Raises:
         InputError: If a phase has nothing left to thaw.
     """
@@ -50,9 +54,13 @@ def by_phases(module: nn.Module, phases: list[Phase], groups: Any, keep_frozen: 
         taken = {id(p) for _, p in select_parameters(module, keep_frozen, groups)} if keep_frozen else set()
     except InputError as error:
         raise InputError(f"keep_frozen: {error.given}", error.expected, error.hint) from error
-    parts = []
+    base = base_parameters(module)
+    parts: list[Part] = []
     for i, phase in enumerate(phases):
-        chosen = {name: p for name, p in select_parameters(module, phase.thaw, groups) if id(p) not in taken}
+        left = {name: p for name, p in select_parameters(module, phase.thaw, groups) if id(p) not in taken}
+        chosen = {name: p for name, p in left.items() if id(p) not in base}
+        if parts and left and not chosen:
+            continue
         if not chosen:
             raise InputError(
                 f"phase {i} ({phase.what}) has nothing left to thaw", "a phase with frozen parameters", "leave it out"

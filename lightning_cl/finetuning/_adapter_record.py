@@ -34,6 +34,16 @@ def adapted(model: nn.Module) -> nn.Module:
     return found[0]
 
 
+def base_parameters(module: nn.Module) -> set[int]:
+    """Ids of the parameters that adapters in the module have frozen, and that nobody may thaw."""
+    found: set[int] = set()
+    for part in module.modules():
+        if (held := record_of(part)) is not None:
+            frozen = set(held["frozen"])
+            found |= {id(p) for name, p in part.named_parameters(remove_duplicate=False) if name in frozen}
+    return found
+
+
 def note(model: nn.Module, config: dict[str, Any], trained: set[int], were_frozen: Sequence[str]) -> None:
     """Write the record, and keep the base's normalisation statistics.
 

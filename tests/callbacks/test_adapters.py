@@ -150,6 +150,27 @@ def test_no_files_after_a_stop(tmp_path: Path):
     assert not (tmp_path / "a.pt").exists()
 
 
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("options", [
+    {"recipe": "lp_ft", "recipe_options": {"epoch": 1}},
+    {"recipe": "gradual_unfreeze"},
+    {"recipe": "full"},
+    {"phases": [{"thaw": "head"}, {"thaw": "all", "epoch": 1}]},
+    {"phases": [{"thaw": "re:head"}, {"thaw": "re:neck", "step": 2}, {"thaw": "type:Linear", "epoch": 1}]},
+    {"freeze": "auto"},
+], ids=str)  # fmt: skip
+def test_no_schedule_thaws_the_base(tmp_path: Path, options: dict[str, Any], first: bool, kind: Any):
+    file = tmp_path / "a.safetensors"
+    both = [Adapters(kind, save="trained", export=file), FreezingSchedule(**options, table=False)]
+    module, start = Net(), weights(Net())
+    train(module, *(both if first else reversed(both)), epochs=4)
+    held = base(module)
+    assert held
+    assert same(held, {name: start[name] for name in held})
+    load_adapters(Net(), file)  # refuses those of another base
+
+
 def test_a_schedule_freezes_adapters_and_thaws_nothing_of_the_base():
     class Watch(Callback):
         def __init__(self) -> None:
