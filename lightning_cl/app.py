@@ -1,5 +1,6 @@
 """From a composed config to a finished run folder."""
 
+import contextlib
 import logging
 import sys
 import warnings
@@ -159,7 +160,14 @@ def _refuse_processes(trainer: Callable[..., Any]) -> None:
 
 def recorded_config(cfg: DictConfig, name: str) -> dict[str, Any]:
     """The plain values that go into the results of a run of the method ``name``, and identify it."""
+    from lightning_cl.finetuning.schedule_text import phases_from_yaml
+
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    for section in (config.get("callbacks") or {}).values():
+        if isinstance(section, dict) and isinstance(section.get("phases"), str):
+            # a schedule is a file to be edited: what it says makes the run, not its name
+            with contextlib.suppress(OSError, ValueError):  # told by the callback
+                section["phases"] = phases_from_yaml(Path(section["phases"]).read_text())
     return {key: value for key, value in config.items() if key not in ("loggers",)} | {"method": name}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_cl.finetuning import phases_from_yaml
-from tests.command_line import Call, call
+from tests.command_line import QUICK, Call, call
 
 __all__ = ["call"]
 
@@ -36,6 +36,19 @@ def test_a_torchvision_model_a_recipe_and_a_file(call: Call, tmp_path: Path):
 def test_fewer_groups(call: Call):
     outcome = call("schedule", "model.backbone.hidden=[8,8,8,8,8,8]", "--max-groups", "4")
     assert len(phases_from_yaml(outcome.out)) == 4
+
+
+def test_an_edited_file_is_another_run(call: Call, tmp_path: Path):
+    command = ["method=freezing", "+callbacks.freezing.phases=my.yaml", *QUICK]
+    file = tmp_path / "my.yaml"
+    file.write_text("phases:\n- thaw: head\n- {thaw: all, step: 2}\n")
+    assert call(*command).code == 0
+    assert call(*command).code == 0  # as it was: the result again
+    file.write_text("phases:\n- thaw: head\n")
+    error = call(*command).error
+    assert "config differs" in error
+    assert "phases" in error
+    assert call(*command, "resume=never").code == 0
 
 
 def test_help(call: Call):
