@@ -51,6 +51,8 @@ class HFTextBackbone(nn.Module):
         if name_or_path is None and not config:
             raise InputError("name_or_path=None and config=None", "a folder, a name on the hub, or a config", HINT)
         self.pooling = _pooling_of(name_or_path) if pooling == "auto" else pooling
+        #: whether the folder says that its features are used at length 1; they are scored so, and trained as they are
+        self.unit_length = name_or_path is not None and _normalizes(name_or_path)
         if name_or_path is None:
             self.network = _from_config(transformers, dict(config or {}))
         else:
@@ -159,3 +161,10 @@ def _pooling_of(name: str | None) -> Literal["cls", "mean"]:
     path = _hugging_face.file_beside(name, "1_Pooling/config.json")
     found = {} if path is None else json.loads(path.read_text())
     return "cls" if found.get("pooling_mode_cls_token") else "mean"
+
+
+def _normalizes(name: str) -> bool:
+    """Whether sentence-transformers scales the pooled states to length 1."""
+    path = _hugging_face.file_beside(name, "modules.json")
+    found = [] if path is None else json.loads(path.read_text())
+    return any(str(part.get("type", "")).endswith(".Normalize") for part in found)

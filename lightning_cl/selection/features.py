@@ -42,6 +42,8 @@ def extract_features(
 ) -> Features:
     """Features of all samples in their order, in eval mode, without augmentation.
 
+    At length 1 where the backbone says ``unit_length`` (a sentence-transformers folder that normalises).
+
     With a folder they are kept there, in files of about 512 samples that are whole or not there, under a name that
     depends on ``key``, the weights, the labels, the inputs of 64 samples, and ``batch_size``: an extraction that was
     stopped goes on, one that is done is read.
@@ -108,6 +110,8 @@ def _batches(backbone: nn.Module, loader: TaskLoader, device: torch.device | str
                 raise InputError(f"features {found!r}", "(N, d)", "give a backbone that pools its features")
             if not output.isfinite().all():
                 raise InputError("features that are not finite", "finite ones", "check the weights and the inputs")
+            if getattr(backbone, "unit_length", False):
+                output = torch.nn.functional.normalize(output)
             yield output.float().cpu().clone(), seconds / len(output)
 
 
@@ -118,7 +122,7 @@ def _part_name(start: int) -> str:
 def _fingerprint(backbone: nn.Module, data: Data, batch_size: int, key: str) -> str:
     digest = hashlib.blake2b(digest_size=12)
     digest.update(repr((key, type(backbone).__qualname__, batch_size, torch.__version__, digest_of(data))).encode())
-    digest.update(repr(getattr(backbone, "spec", None)).encode())
+    digest.update(repr((getattr(backbone, "spec", None), getattr(backbone, "unit_length", False))).encode())
     for name, value in backbone.state_dict().items():
         if isinstance(value, Tensor):
             digest.update(name.encode())

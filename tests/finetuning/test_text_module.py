@@ -1,5 +1,6 @@
 """FineTuningModule on batches that are mappings, and the text encoder behind it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -154,6 +155,11 @@ def test_a_folder_and_what_is_wrong_with_it(tmp_path: Path):
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     assert HFTextBackbone((16,), str(tmp_path)).pooling == "cls"
+    assert not loaded.unit_length
+    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Normalize"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert HFTextBackbone((16,), str(tmp_path)).unit_length
+    assert HFTextBackbone((16,), str(tmp_path), weights=False).unit_length
     with pytest.raises(InputError, match=r"whose weights lack 16 entries of the model, such as 'encoder.layer.1"):
         HFTextBackbone((16,), str(tmp_path), config={"num_hidden_layers": 2})
     (tmp_path / "model.safetensors").write_bytes(b"broken")

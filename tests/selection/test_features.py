@@ -43,6 +43,13 @@ def test_they_are_those_of_eval_mode_in_order():
     assert not found.features.is_inference()
 
 
+def test_a_backbone_whose_features_are_used_at_length_one(tmp_path: Path):
+    plain, backbone = extract_features(Backbone(), data(100), tmp_path).features, Backbone()
+    backbone.unit_length = True
+    found = extract_features(backbone, data(100), tmp_path).features
+    assert torch.allclose(found, plain / plain.norm(dim=1, keepdim=True))
+
+
 def test_the_mode_and_the_statistics_are_put_back():
     backbone = Backbone().train()
     backbone.layers[1].eval()
