@@ -37,7 +37,7 @@ def shortened(error: BaseException | str, most: int = 200) -> str:
         most: How many characters are kept.
 
     Example:
-        >>> shortened(OSError("no route\n to the host"), most=16)
+        >>> shortened(OSError("no route to the host"), most=16)
         'no route to the ...'
     """
     text = " ".join(str(error).split())
