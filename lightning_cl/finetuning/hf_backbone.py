@@ -108,7 +108,7 @@ def _config(model: str, options: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"model={model!r}", "a hub name, a local folder, or an architecture", hint)
     else:
         try:
-            with fetching(f"model={model!r}", USE_A_FILE, folder=Path(model).is_dir()):
+            with fetching(f"model={model!r}", "a local folder, or an architecture: vit", folder=Path(model).is_dir()):
                 found = transformers.AutoConfig.from_pretrained(model, **options)
         except ValueError as error:
             if isinstance(error, InputError):
