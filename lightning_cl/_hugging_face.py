@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
+
+#: packages whose errors say that something could not be fetched
+_NETWORK = ("httpx", "requests", "urllib3", "huggingface_hub")
 
 
 def load(from_pretrained: Callable[..., Any], name: str | Path, what: str, hint: str, **options: Any) -> Any:
@@ -27,28 +30,57 @@ def load(from_pretrained: Callable[..., Any], name: str | Path, what: str, hint:
         InputError: For a folder or name from which it cannot be loaded.
     """
     given = f"{what} {str(name)!r}"
+    folder = Path(name).is_dir()
     with _quiet():
-        if Path(name).is_dir():
-            return _loaded(
-                from_pretrained, str(name), given, "a folder that save_pretrained has written", hint, options
-            )
-        if str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1:
-            raise InputError(given, "an existing folder, or a name on the hub", hint)
-        with contextlib.suppress(Exception):
-            return from_pretrained(str(name), local_files_only=True, **options)
-        if not _hub_is_there():
-            raise InputError(f"{given}, no folder, nor in the cache", "a network connection to download it", hint)
-        return _loaded(from_pretrained, str(name), given, "a model on the hub", hint, options)
+        if not folder:
+            if str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1:
+                raise InputError(given, "an existing folder, or a name on the hub", hint)
+            with contextlib.suppress(Exception):
+                return from_pretrained(str(name), local_files_only=True, **options)
+        # a file may be broken in any way
+        with fetching(given, hint, folder=folder, also=Exception):
+            return from_pretrained(str(name), **options)
 
 
-def _loaded(call: Callable[..., Any], name: str, given: str, expected: str, hint: str, options: dict[str, Any]) -> Any:
+@contextlib.contextmanager
+def fetching(given: str, hint: str, *, folder: bool = False, also: type[Exception] = OSError) -> Iterator[None]:
+    """Turn what goes wrong when something is loaded by its name into one line.
+
+    Where the hub's host cannot even be found, only the cache is looked at: no retries, no lines about them.
+
+    Args:
+        given: What is looked for, for the message.
+        hint: What to do where it cannot be had.
+        folder: Whether it is in a local folder.
+        also: Errors that say so beside those of the network.
+
+    Raises:
+        InputError: For a folder or name from which it cannot be loaded.
+    """
+    there = folder or _hub_is_there()
     try:
-        return call(name, **options)
+        with _offline(not there):
+            yield
     except ImportError:
         raise
-    except Exception as error:  # a file may be broken in any way
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{given} ({type(error).__name__}: {said})", expected, hint) from error
+    except Exception as error:
+        if not isinstance(error, also) and type(error).__module__.partition(".")[0] not in _NETWORK:
+            raise
+        if not there or _is_a_miss(error):
+            raise InputError(
+                f"{given}, neither a path nor in the cache", "a network connection to download it", hint
+            ) from error
+        expected = "a folder that save_pretrained has written" if folder else "a model on the hub"
+        raise InputError(f"{given} ({type(error).__name__}: {shortened(error)})", expected, hint) from error
+
+
+def _is_a_miss(error: BaseException | None) -> bool:
+    """Whether it comes of a hub that did not answer, and nothing in the cache."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None and not isinstance(error, LocalEntryNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def file_beside(name: str | Path, file: str) -> Path | None:
@@ -85,15 +117,27 @@ def _hub_is_there() -> bool:
     """Whether the hub's host can be found; behind a proxy nobody can tell."""
     from huggingface_hub import constants
 
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
     if constants.HF_HUB_OFFLINE:
         return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
     try:
         socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, None)
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _offline(offline: bool) -> Iterator[None]:
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lightning_cl._conf import conf_dir, register_resolvers
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
 
 MORE = "lightning-cl --help lists groups and options, --cfg job all keys"
 
@@ -51,7 +51,7 @@ def _input_error(error: BaseException, overrides: list[str]) -> InputError | Non
             return _key(unknown.group(1), overrides)
     text = " ".join(str(error).split())
     if type(error).__module__.startswith(("hydra.", "omegaconf.", "antlr4")):
-        return InputError(text[:300], "a config that composes", MORE)
+        return InputError(shortened(text, 300), "a config that composes", MORE)
     if isinstance(error, OSError):
         return InputError(text, "a readable and writable path", "check data_dir and hydra.run.dir")
     return None
@@ -141,7 +141,7 @@ def constructor_error(key: str, target: str, cause: BaseException, overrides: Se
         cause: What it raised.
         overrides: The command line's, to name the value that is to blame.
     """
-    why = " ".join(str(cause).split())[:300]
+    why = shortened(cause, 300)
     given = f"{_blamed(why, overrides) or _given(key, overrides)} ({why})"
     if isinstance(cause, ImportError):
         return InputError(given, f"the packages that {target} needs", "install them; pyproject.toml lists our extras")

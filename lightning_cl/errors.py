@@ -29,5 +29,22 @@ class InputError(ValueError):
         return type(self), (self.given, self.expected, self.hint)
 
 
+def shortened(error: BaseException | str, most: int = 200) -> str:
+    """What an error says, in one line; a longer one is cut between words.
+
+    Args:
+        error: The error, or its text.
+        most: How many characters are kept.
+
+    Example:
+        >>> shortened(OSError("no route to the host"), most=16)
+        'no route to the ...'
+    """
+    text = " ".join(str(error).split())
+    if len(text) <= most:
+        return text
+    return f"{text[: most + 1].rpartition(' ')[0] or text[:most]} ..."
+
+
 class FolderInUse(InputError):
     """Another process works in the run folder."""

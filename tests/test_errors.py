@@ -5,7 +5,7 @@ import torch
 
 from lightning_cl._messages import one_line
 from lightning_cl._types import refuse_wrong_kinds
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
 from lightning_cl.files import load_state, save_state, write_json
 
 
@@ -15,6 +15,20 @@ def test_input_error_has_three_parts_and_survives_pickling():
     again = pickle.loads(pickle.dumps(error))
     assert (again.given, again.expected, again.hint) == ("x=3", "x < 2", "lower x")
     assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "said"),
+    [
+        ("one\n two", 7, "one two"),
+        ("one two three", 12, "one two ..."),
+        ("one two three", 7, "one two ..."),
+        ("path/without/a/space", 4, "path ..."),
+        ("", 4, ""),
+    ],
+)
+def test_what_others_say_is_cut_between_words(text: str, most: int, said: str):
+    assert shortened(OSError(text), most) == shortened(text, most) == said
 
 
 def test_an_input_error_is_found_behind_others():

@@ -67,7 +67,7 @@ class FreezingArguments:
             InputError: If a name matches nothing.
         """
         if self.freeze is not None:
-            return by_name(module, self.freeze, self.until_epoch)
+            return by_name(module, self.freeze, self.until_epoch, self.groups)
         groups = groups_of(module, self.groups)
         phases = self.phases
         if self.recipe is not None:

@@ -1,17 +1,21 @@
 """Which parameters each phase of a freezing schedule thaws."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_cl.callbacks._freezing_phases import Phase
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._adapter_record import base_parameters
+from lightning_cl.finetuning._depth_pieces import is_linear
 from lightning_cl.finetuning.depth_groups import DepthGroup, depth_groups
 from lightning_cl.finetuning.recipes import select_parameters
+from lightning_cl.finetuning.selectors import head_of
 
 
 @dataclass
@@ -85,14 +89,14 @@ def groups_of(module: nn.Module, groups: Any) -> list[DepthGroup]:
     return [DepthGroup(name, (), tuple(n for n, _ in named)) for name, named in selected.items()]
 
 
-def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None) -> Plan:
+def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None, groups: Any = None) -> Plan:
     """Two parts: what is not chosen, and what is chosen and thawed at an epoch. What needs no gradient is nobody's.
 
     Raises:
         InputError: If nothing matches, or everything.
     """
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    chosen = chosen_by_name(module, freeze)
+    chosen = chosen_by_name(module, freeze, groups)
     if not 0 < len(chosen) < len(named):
         raise InputError(
             f"freeze={freeze!r} matches {len(chosen)} of {len(named)} trainable parameters",
@@ -108,15 +112,37 @@ def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None)
     return Plan(parts, chosen, asked)
 
 
-def chosen_by_name(module: nn.Module, freeze: str | list[str]) -> dict[str, nn.Parameter]:
+def chosen_by_name(module: nn.Module, freeze: str | list[str], groups: Any = None) -> dict[str, nn.Parameter]:
     """The trainable parameters to freeze; each once, though two may have the same values or the same tensor."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if freeze != "all_but_head":
         return {name: p for name, p in named.items() if _matches(freeze, name)}
-    # a cosine head is no Linear layer
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear) or hasattr(m, "similarities")]
-    head = {id(p) for p in (linear[-1] if linear else module).parameters()}
+    head = _head(module, groups)
     return {name: p for name, p in named.items() if id(p) not in head}
+
+
+def _head(module: nn.Module, groups: Any) -> set[int]:
+    """Ids of the parameters of the head's depth group; a weight that its Linear layer shares is the head's too.
+
+    Without such a group, and where the last Linear layer shares all that it has (a language model's output), that layer
+    is the head.
+    """
+    if groups is not None:
+        given = groups_of(module, groups)
+        return {id(p) for _, p in select_parameters(module, head_of(given), given)}
+    linear = [part for part in module.modules() if is_linear(part)]
+    last = {id(p) for p in (linear[-1] if linear else module).parameters()}
+    uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+    named = dict(module.named_parameters())
+    lazy = any(is_lazy(p) for p in named.values())
+    if not named or lazy or (linear and all(uses[i] > 1 for i in last)):
+        return last
+    head = next((group for group in depth_groups(module) if group.name == "head"), None)
+    if head is None:
+        return last
+    found = {id(named[name]) for name in head.parameters}
+    shares = [ids for part in linear if not found.isdisjoint(ids := {id(p) for p in part.parameters()})]
+    return found.union(*shares)
 
 
 def patterns(freeze: Any) -> str | list[str]:

@@ -55,11 +55,12 @@ class FreezingSchedule(Callback):
     that look at the module then see what was not thawed as frozen still.
 
     Args:
-        freeze: Short form with two phases: ``"all_but_head"`` (all parameters but those of the last Linear layer), or
-            regular expressions that are searched for in parameter names, are frozen first. Without any argument:
-            ``"all_but_head"``. What did not require a gradient before stays so. ``"auto"``: phases are found at the
-            start of each fit from gradients on its training data, see
-            :func:`~lightning_cl.finetuning.choose_groups`; the table and the reason are printed and logged.
+        freeze: Short form with two phases: ``"all_but_head"`` (all parameters but those of the head, which is that of
+            ``depth_groups``, or the last Linear layer of a model in which that finds none), or regular expressions that
+            are searched for in parameter names, are frozen first. Without any argument: ``"all_but_head"``. What did
+            not require a gradient before stays so. ``"auto"``: phases are found at the start of each fit from gradients
+            on its training data, see :func:`~lightning_cl.finetuning.choose_groups`; the table and the reason are
+            printed and logged.
         until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
         phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
             others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
@@ -180,7 +181,7 @@ class FreezingSchedule(Callback):
         """Inside the block, what the last fit did not thaw requires no gradient (importances skip it)."""
         freeze = self.arguments.freeze
         if freeze:
-            with requiring({} if self.thawed > 1 else chosen_by_name(pl_module, freeze), {}):
+            with requiring({} if self.thawed > 1 else chosen_by_name(pl_module, freeze, self.arguments.groups), {}):
                 yield
             return
         plan = self.arguments.plan(pl_module)

@@ -101,7 +101,8 @@ def decide(
         reason = "Gradients with the head as it is" + (f", because {note}." if note else ".")
     else:
         so = "no other group is trained" if solved else f"less than {ENOUGH:.0%}, so features are trained too"
-        reason = f"The fitted head explains {explained:.0%} of the held out labels' entropy: {so}."
+        part = f"{explained:.0%}" if explained > 0 else "none"
+        reason = f"The fitted head explains {part} of the held out labels' entropy: {so}."
     return Choice(chosen, {group.name: rates[group.name] for group in groups}, table, reason, probe is not None)
 
 

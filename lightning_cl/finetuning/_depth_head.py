@@ -37,7 +37,7 @@ def _called_head(pieces: Sequence[Piece]) -> list[Piece]:
     for name, members in found.items():
         if name.count(".") == depth:
             whole = _ALWAYS_WHOLE.fullmatch(name.rpartition(".")[2]) or not _is_most(members, pieces)
-            chosen += members if whole else [[p for p in members if p.classifies][-1]]
+            chosen += members if whole else [[p for p in members if _classifies(p)][-1]]
     return chosen if len(chosen) < len(pieces) else []
 
 
@@ -62,7 +62,15 @@ def _last_linear(pieces: Sequence[Piece]) -> list[Piece]:
 
 def _may_be_head(members: Sequence[Piece]) -> bool:
     """Linear layers and norms only."""
-    return any(p.classifies for p in members) and all(p.classifies or not p.weighs for p in members)
+    return any(_classifies(p) for p in members) and all(_classifies(p) or not p.weighs for p in members)
+
+
+def _classifies(piece: Piece) -> bool:
+    """Whether it may be a classifier; two heads of a class (LeViT's) look like blocks, and are none by their name."""
+    if piece.classifies or piece.module is None or not _NAMES.fullmatch(piece.name.rpartition(".")[2]):
+        return piece.classifies
+    inside = set().union(*(set(part.parameters()) for part in piece.module.modules() if is_linear(part)))
+    return bool(inside) and all(p.ndim < 2 or p in inside for p in piece.parameters)
 
 
 def _is_most(members: Sequence[Piece], pieces: Sequence[Piece]) -> bool:

@@ -1,19 +1,16 @@
 """What the image backbones have in common."""
 
-import contextlib
-import os
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
 
-#: packages whose errors say that something could not be fetched
-_NETWORK = ("httpx", "requests", "urllib3", "huggingface_hub")
+#: what to do where weights cannot be had by their name
+USE_A_FILE = "give a local file: model.backbone.weights=FILE, or null"
 #: endings of files of weights, which tell a path from a name where the file does not exist
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -57,7 +54,7 @@ class ImageBackbone(nn.Module):
                 features = self(torch.zeros(1, *shape))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise InputError(
-                f"input_shape={shape} with model={model!r} ({' '.join(str(error).split())[:120]})",
+                f"input_shape={shape} with model={model!r} ({shortened(error, 120)})",
                 "images of a size that the model takes",
                 "resize them, for example stream.dataset.size=224, or choose another model",
             ) from error
@@ -71,48 +68,3 @@ class ImageBackbone(nn.Module):
 def is_local(weights: str | None) -> bool:
     """Whether weights are given by a path rather than by a name."""
     return weights is not None and (Path(weights).suffix in ENDINGS or Path(weights).exists())
-
-
-@contextlib.contextmanager
-def downloading(model: str, weights: str, hub: str) -> Iterator[None]:
-    """Turn what goes wrong when weights are fetched by name into one line.
-
-    Where the hub's name cannot even be resolved, only its cache is looked at: no retries, no lines about them.
-
-    Args:
-        model, weights: What is fetched.
-        hub: Its host, for example ``"huggingface.co"``.
-    """
-    try:
-        with _offline(not _resolves(hub)):
-            yield
-    except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK:
-            raise
-        why = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
-        raise InputError(
-            f"weights={weights!r} of model={model!r} cannot be had ({type(error).__name__}: {why})",
-            "a network connection, or the files in the cache",
-            "give a local file: model.backbone.weights=FILE, or null",
-        ) from error
-
-
-def _resolves(host: str) -> bool:
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT")):
-        return True  # names are looked up elsewhere
-    try:
-        return bool(socket.getaddrinfo(host, 443))
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def _offline(offline: bool) -> Iterator[None]:
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or offline
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before

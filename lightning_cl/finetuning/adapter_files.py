@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
 from lightning_cl.files import atomic_write, load_state, save_state
 from lightning_cl.finetuning import _adapter_record as record
 from lightning_cl.finetuning._adapter_build import build
@@ -124,7 +124,7 @@ def _load(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
-            f"{str(path)!r}, which does not fit {type(model).__name__} ({' '.join(str(error).split())[:200]})",
+            f"{str(path)!r}, which does not fit {type(model).__name__} ({shortened(error)})",
             "the same base and adapters",
             "build the same model first; strip='model.' takes a prefix from the names",
         ) from error
@@ -144,7 +144,7 @@ def _read(path: str | Path) -> dict[str, Any]:
         raise InputError(f"no file {str(path)!r}", "a file of save_adapters", "see the path") from error
     except Exception as error:
         raise InputError(
-            f"{str(path)!r}, which holds no adapters ({type(error).__name__}: {' '.join(str(error).split())[:100]})",
+            f"{str(path)!r}, which holds no adapters ({type(error).__name__}: {shortened(error, 100)})",
             "a file of save_adapters, or a checkpoint of a fit with Adapters",
             "save_adapters(model, path) writes one",
         ) from error

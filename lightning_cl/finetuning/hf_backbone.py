@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_cl._hugging_face import require_transformers
-from lightning_cl.errors import InputError
+from lightning_cl._hugging_face import fetching, require_transformers
+from lightning_cl.errors import InputError, shortened
 from lightning_cl.finetuning._find_head import find_heads
-from lightning_cl.finetuning._image_backbone import ImageBackbone, downloading, is_local
+from lightning_cl.finetuning._image_backbone import USE_A_FILE, ImageBackbone, is_local
 from lightning_cl.finetuning.image_inputs import PretrainedInputs, as_floats
 from lightning_cl.finetuning.loading import load_weights
 
@@ -80,7 +80,7 @@ class HFImageBackbone(ImageBackbone):
             )
         from transformers.image_processing_base import ImageProcessingMixin
 
-        with downloading(model, weights, "huggingface.co"):
+        with fetching(f"weights={weights!r} of model={model!r}", USE_A_FILE, folder=Path(model).is_dir()):
             found, _ = ImageProcessingMixin.get_image_processor_dict(model)
         sizes = found.get("crop_size") or found.get("size") or 224
         size = next(iter(sizes.values())) if isinstance(sizes, dict) else sizes
@@ -108,13 +108,14 @@ def _config(model: str, options: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"model={model!r}", "a hub name, a local folder, or an architecture", hint)
     else:
         try:
-            with downloading(model, "config.json", "huggingface.co"):
+            with fetching(f"model={model!r}", "a local folder, or an architecture: vit", folder=Path(model).is_dir()):
                 found = transformers.AutoConfig.from_pretrained(model, **options)
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
-            why = " ".join(str(error).split())[:120]
-            raise InputError(f"model={model!r} ({why})", "a config.json with a model_type", "try another") from error
+            raise InputError(
+                f"model={model!r} ({shortened(error, 120)})", "a config.json with a model_type", "try another"
+            ) from error
     # through JSON: a checkpoint holds plain values only
     return json.loads(found.to_json_string(use_diff=False))
 
@@ -127,15 +128,16 @@ def _network(model: str, plain: dict[str, Any], by_name: bool) -> nn.Module:
         if by_name:
             if _architecture(model):
                 raise InputError(f"weights='DEFAULT' of {model!r}", "a model, not an architecture", "weights=null")
-            with downloading(model, "DEFAULT", "huggingface.co"):
+            with fetching(f"weights='DEFAULT' of model={model!r}", USE_A_FILE, folder=Path(model).is_dir()):
                 network = kind.from_pretrained(model, config=config)
         else:
             network = kind.from_config(config)
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        why = " ".join(str(error).split())[:120]
-        raise InputError(f"model={model!r} ({why})", "a model that classifies images", "try vit or resnet") from error
+        raise InputError(
+            f"model={model!r} ({shortened(error, 120)})", "a model that classifies images", "try vit or resnet"
+        ) from error
     for name in find_heads(network):
         network.set_submodule(name, nn.Identity())
     return network.float()  # weights may be stored in half precision

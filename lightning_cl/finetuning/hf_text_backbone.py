@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cl import _hugging_face
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
 
 HINT = "model.backbone.name_or_path=FOLDER with config.json and weights, or model=hf_text_small, which needs neither"
 
@@ -130,9 +130,8 @@ def _from_config(transformers: Any, values: dict[str, Any]) -> Any:
         settings = transformers.AutoConfig.for_model(kind, **values)
         return transformers.AutoModel.from_config(settings).float()
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:200]
         raise InputError(
-            f"config {values!r} of {kind!r} ({said})", "a config of which a model can be built", HINT
+            f"config {values!r} of {kind!r} ({shortened(error)})", "a config of which a model can be built", HINT
         ) from error
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from lightning_cl.errors import InputError
-from lightning_cl.finetuning._image_backbone import ImageBackbone, downloading, is_local
+from lightning_cl._hugging_face import fetching
+from lightning_cl.errors import InputError, shortened
+from lightning_cl.finetuning._image_backbone import USE_A_FILE, ImageBackbone, is_local
 from lightning_cl.finetuning.image_inputs import PretrainedInputs, as_floats
 from lightning_cl.finetuning.loading import load_weights
 
@@ -101,13 +102,12 @@ def _built(full: str, weights: str | None, options: dict[str, Any], shape: list[
     try:
         if weights is None:
             return timm.create_model(full, pretrained=False, **options)
-        with downloading(full, weights, "huggingface.co"):
+        with fetching(f"weights={weights!r} of model={full!r}", USE_A_FILE):
             return timm.create_model(full, pretrained=True, **options)
     except InputError:
         raise
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
-        why = " ".join(str(error).split())[:120]
         hint = "resize the images, for example stream.dataset.size=224, or choose another model"
         raise InputError(
-            f"input_shape={shape} with model={full!r} ({why})", "images of a size that it takes", hint
+            f"input_shape={shape} with model={full!r} ({shortened(error, 120)})", "images of a size that it takes", hint
         ) from error

@@ -23,7 +23,7 @@ from lightning_cl import _compat
 from lightning_cl._compat_flops import flop_counter
 from lightning_cl._compat_fsdp2 import whole
 from lightning_cl.callbacks._own_data import OwnData
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
 from lightning_cl.functional.batches import batch_size
 from lightning_cl.functional.compute import budget_until, samples_of_fit
 from lightning_cl.functional.seeding import derive_seed
@@ -139,5 +139,5 @@ def _why(state: SequenceState) -> str:
     try:
         found = _measured(state)
     except Exception as error:
-        return f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f" ({type(error).__name__}: {shortened(error)})"
     return "" if found else " (no end of training, or no matrix products)"

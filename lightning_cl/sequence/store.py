@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_cl._compat_fsdp2 import make_whole
 from lightning_cl._sharded_tensors import gathered
-from lightning_cl.errors import InputError
+from lightning_cl.errors import InputError, shortened
 from lightning_cl.files import checksum, loadable, read_state, save_state
 from lightning_cl.sequence.identity import config_hash, fingerprints, identity, refuse_changes
 from lightning_cl.sequence.processes import on_first
@@ -157,7 +157,7 @@ def load_weights(module: Any, checkpoint: dict[str, Any], path: str | Path, hint
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, KeyError) as error:
         raise InputError(
-            f"checkpoint {str(path)!r} does not fit the model ({' '.join(str(error).split())[:200]})",
+            f"checkpoint {str(path)!r} does not fit the model ({shortened(error)})",
             "the same model",
             hint,
         ) from error

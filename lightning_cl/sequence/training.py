@@ -14,7 +14,7 @@ from lightning_cl.callbacks._guard import FiniteLoss
 from lightning_cl.callbacks._progress import TaskProgressBar
 from lightning_cl.callbacks._random_state import RandomState
 from lightning_cl.callbacks._stop_on_signal import StopOnSignal
-from lightning_cl.errors import InputError, Stopped
+from lightning_cl.errors import InputError, Stopped, shortened
 from lightning_cl.files import load_state
 from lightning_cl.loggers import count_on
 from lightning_cl.sequence.compute import share_of_fit
@@ -121,7 +121,7 @@ def _bad_input(error: RuntimeError, trainer: Any, num_workers: int, resumed: str
         return InputError(f"early_stopping ({error})", f"one of {known}", "set early_stopping.monitor")
     if resumed is not None and "loading state_dict" in said:
         return InputError(
-            f"checkpoint {resumed!r} does not fit the model ({said[:200]})",
+            f"checkpoint {resumed!r} does not fit the model ({shortened(said)})",
             "the same model",
             "resume=never starts anew",
         )

@@ -14,7 +14,11 @@ from torch.nn.functional import cross_entropy
 from lightning_cl import depth_groups, parameter_groups
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning import check_phases
+from lightning_cl.finetuning._auto_choice import decide
+from lightning_cl.finetuning._probe import Probe
 from lightning_cl.finetuning.auto_freeze import Choice, auto_phases, choose_groups
+from lightning_cl.finetuning.depth_groups import DepthGroup
+from lightning_cl.functional.gradient_norms import GroupNorms
 from lightning_cl.streams import TaskLoader, TensorData, digits
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -169,6 +173,15 @@ def test_phases_of_a_schedule(trained: Net, data: tuple[Tensor, Tensor]):
     assert lines[0].split() == ["group", "parameters", "RGN", "share", "train", "why"]
     assert [line.split()[0] for line in lines[1:4]] == ["stem", "stage1", "head"]
     assert lines[-1].startswith("The fitted head explains ")
+
+
+@pytest.mark.parametrize(("loss", "said"), [(1.5, "75%"), (6.0, "none"), (7.62, "none")])
+def test_a_head_that_explains_nothing_is_said_to(loss: float, said: str):
+    groups = [DepthGroup(name, (), ()) for name in ("stem", "head")]
+    norms = {group.name: GroupNorms(1.0, 1.0, 1.0) for group in groups}
+    choice = decide(groups, norms, 0.5, Probe({}, loss, 6.0), "")
+    assert choice.reason.startswith(f"The fitted head explains {said} of the held out labels' entropy: less than 90%")
+    assert choice.groups == ("stem", "head")
 
 
 def test_a_datamodule_and_a_loader_of_ours_go_on_where_they_were(trained: Net, data: tuple[Tensor, Tensor]):

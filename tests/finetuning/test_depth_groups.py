@@ -125,6 +125,30 @@ def test_both_heads_of_a_distilled_vit_are_head():
     assert depth_groups(timm_model("deit_tiny_distilled_patch16_224"))[-1].modules == ("head", "head_dist")
 
 
+@pytest.mark.parametrize("model", ["levit_128s", "levit_conv_128s"])
+def test_two_heads_of_a_class_of_their_own_are_no_blocks(model: str):
+    network = timm_model(model)
+    groups = depth_groups(network)
+    check(network, groups)
+    assert names(groups) == stages(4)
+    assert groups[-1].modules == ("head", "head_dist")
+
+
+def test_heads_of_a_class_that_is_used_elsewhere_too():
+    class Normed(nn.Module):
+        def __init__(self, last: nn.Module) -> None:
+            super().__init__()
+            self.norm, self.last = nn.LayerNorm(4), last
+
+    def network(last: nn.Module) -> nn.Module:
+        parts = {"embed": nn.Linear(6, 4), "mix": Normed(nn.Linear(4, 4)), "classifier": Normed(last)}
+        return nn.ModuleDict({**parts, "projection": nn.Linear(4, 2)})
+
+    assert depth_groups(network(nn.Linear(4, 2)))[-1].modules == ("classifier",)
+    # with a weight of another kind it is a block
+    assert depth_groups(network(nn.Conv1d(4, 2, 1)))[-1].modules == ("projection",)
+
+
 def test_transformers():
     groups = depth_groups(bert())
     check(bert(), groups)
