@@ -50,7 +50,8 @@ class FreezingSchedule(Callback):
     equal to the bit, gradients of the frozen part are neither waited for nor sent, and accumulation, clipping and
     communication hooks work as ever.
 
-    State: how many phases are thawed, and the plateau's best value and patience; with ``freeze="auto"`` the phases too.
+    State: how many phases are thawed; the plateau's best value and patience, and what of its metric was logged in this
+    epoch; with ``freeze="auto"`` the phases too.
     A resumed fit equals an uninterrupted one. After the fit everything is as it was given; methods of ``run_sequence``
     that look at the module then see what was not thawed as frozen still.
 
@@ -145,8 +146,9 @@ class FreezingSchedule(Callback):
         self._shown = table
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Thaw when a checkpoint without our state is resumed behind a phase's time."""
+        """Look where the checkpoint was about to; thaw when one without our state is behind a phase's time."""
         self._steps.make_up(trainer)
+        self._plateau.resume(self._next, self._coming_plateau, trainer)
         self._thaw(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -158,13 +160,17 @@ class FreezingSchedule(Callback):
         """Thaw when it is time."""
         self._thaw(trainer, batch_idx)
 
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Follow the monitored metric."""
+        self._plateau.batch_ends(self._coming_plateau, trainer)
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the monitored metric."""
         self._plateau.look(self._next, trainer, after_validation=True)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the monitored metric; let the epoch of a resume end as any other."""
-        self._plateau.look(self._next, trainer, after_validation=False)
+        self._plateau.epoch_ends(self._next, trainer)
         self._steps.epoch_ends(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -190,8 +196,15 @@ class FreezingSchedule(Callback):
     @property
     def _next(self) -> Phase | None:
         """The phase that is waited for."""
-        waiting = self._part.plan.parts[self.thawed :] if self._part is not None else []
-        return waiting[0].phase if waiting else None
+        return next(iter(self._waiting), None)
+
+    @property
+    def _coming_plateau(self) -> Phase | None:
+        return next((phase for phase in self._waiting if phase.trigger == "plateau"), None)
+
+    @property
+    def _waiting(self) -> list[Phase]:
+        return [part.phase for part in self._part.plan.parts[self.thawed :]] if self._part is not None else []
 
     def _thaw(self, trainer: Any, batch_idx: int = 0) -> None:
         """Thaw every phase that is due."""
@@ -199,7 +212,7 @@ class FreezingSchedule(Callback):
         while (phase := self._next) is not None and due(phase, trainer, self._plateau, batch_idx):
             log.info("%s: %s thawed in epoch %d, at step %d", self.name, phase.what, trainer.current_epoch,
                      trainer.global_step)  # fmt: skip
-            self.thawed, self._plateau = self.thawed + 1, Plateau()
+            self.thawed, self._plateau = self.thawed + 1, Plateau(self._plateau.metric)
         if self.thawed > before and self._part is not None:
             self._part.freeze(self.thawed)
             wrap_again(trainer)
