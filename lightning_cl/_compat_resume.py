@@ -9,9 +9,7 @@ from lightning.pytorch.loops.training_epoch_loop import RestartStage as EpochSta
 def saved_behind_last_batch(trainer: Any) -> bool:
     """True in ``on_train_start`` of a fit whose checkpoint was written in ``on_train_batch_end`` of an epoch's end."""
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    return bool(
-        epoch.restarted_on_train_batch_end and fit.restarted_mid_epoch and epoch.batch_progress.is_last_batch
-    )
+    return bool(epoch.restarted_on_train_batch_end and fit.restarted_mid_epoch and epoch.batch_progress.is_last_batch)
 
 
 def validate_first(trainer: Any) -> bool:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_cl import _compat
 from lightning_cl.callbacks._freezing_arguments import FreezingArguments
+from lightning_cl.callbacks._freezing_length import cannot_come, marked, say
 from lightning_cl.callbacks._freezing_optimizer import add_missing_groups, refuse_other_groups
 from lightning_cl.callbacks._freezing_part import FrozenPart, requiring
 from lightning_cl.callbacks._freezing_phases import Phase
@@ -29,7 +30,8 @@ class FreezingSchedule(Callback):
     What thaws is named by depth group (``"head"``, ``"stage3"``, ``"stem"``: see ``depth_groups``), ``"all"``,
     ``"all_but_head"``, by ``"re:REGEX"`` on module names or by ``"type:BatchNorm2d"``; what no phase names stays
     frozen. When: by ``epoch``, ``step`` (of the optimizer), ``fraction`` of the training, or ``plateau`` of a metric.
-    A phase waits for the one before it. A table at the start says what thaws when with which learning rate.
+    A phase waits for the one before it. A table at the start says what thaws when with which learning rate; a warning
+    names phases that cannot come, because the fit is too short.
 
     **Optimizer.** It is the user's. Parameters are frozen after it was built; those that it holds stay where they are,
     their groups and learning rates are not touched, and so every LR scheduler works. While frozen they have no
@@ -62,6 +64,8 @@ class FreezingSchedule(Callback):
             start of each fit from gradients on its training data, see
             :func:`~lightning_cl.finetuning.choose_groups`; the table and the reason are printed and logged.
         until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
+        until_fraction: Of the short form, in place of ``until_epoch``: the fraction of the training, so that a fit of
+            one epoch thaws too.
         phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
             others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
             "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you
@@ -86,6 +90,7 @@ class FreezingSchedule(Callback):
         freeze: str | Sequence[str] | None = None,
         until_epoch: int | None = 1,
         *,
+        until_fraction: float | None = None,
         phases: Sequence[Mapping[str, Any]] | str | Path | None = None,
         recipe: str | None = None,
         recipe_options: Mapping[str, Any] | None = None,
@@ -94,13 +99,16 @@ class FreezingSchedule(Callback):
         table: bool = True,
         name: str = "freezing",
     ) -> None:
-        self.arguments = FreezingArguments(freeze, until_epoch, phases, recipe, recipe_options, groups, keep_frozen)
+        self.arguments = FreezingArguments(
+            freeze, until_epoch, until_fraction, phases, recipe, recipe_options, groups, keep_frozen
+        )
         self.table, self.name = table, name
         self.thawed = 1  # phases; the first one always is
         self._plateau, self._steps = Plateau(), PlateauSteps()
         self._part: FrozenPart | None = None
         self._restored = False
         self._groups_saved: list[int] = []  # of each optimizer in the checkpoint
+        self._rows: list[tuple[str, ...]] = []  # of the table
         self._shown: list[tuple[str, ...]] = []
 
     @property
@@ -131,6 +139,7 @@ class FreezingSchedule(Callback):
             self.thawed, self._plateau, self._steps = 1, Plateau(), PlateauSteps()
             self.arguments.find(trainer, pl_module, self.name, self.table and trainer.is_global_zero)
         plan = self.arguments.plan(pl_module)
+        refuse_endless([part.phase for part in plan.parts], trainer)
         self.thawed = min(self.thawed, len(plan.parts))
         optimizers, schedulers = _compat.optimizers_of(trainer, pl_module)
         # in the short form what is not frozen is the user's business
@@ -141,12 +150,11 @@ class FreezingSchedule(Callback):
         self._part = FrozenPart(pl_module, plan, of_others)
         self._part.freeze(self.thawed)
         wrap_again(trainer)
-        table = rows(plan, optimizers)
-        show(self.name, table, printed=self.table and trainer.is_global_zero and table != self._shown)
-        self._shown = table
+        self._rows = rows(plan, optimizers)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Look where the checkpoint was about to; thaw when one without our state is behind a phase's time."""
+        self._show(trainer)
         self._steps.make_up(trainer)
         self._plateau.resume(self._next, self._coming_plateau, trainer)
         self._thaw(trainer)
@@ -205,6 +213,16 @@ class FreezingSchedule(Callback):
     @property
     def _waiting(self) -> list[Phase]:
         return [part.phase for part in self._part.plan.parts[self.thawed :]] if self._part is not None else []
+
+    def _show(self, trainer: Any) -> None:
+        """The table, and what of it cannot come."""
+        phases = [part.phase for part in self._part.plan.parts] if self._part is not None else []
+        never = cannot_come(phases, self.thawed, trainer)
+        table = marked(self._rows, never)
+        show(self.name, table, printed=self.table and trainer.is_global_zero and table != self._shown)
+        self._shown = table
+        if trainer.is_global_zero:
+            say(self.name, phases, never)
 
     def _thaw(self, trainer: Any, batch_idx: int = 0) -> None:
         """Thaw every phase that is due."""
