@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_cl import FreezingSchedule
 from lightning_cl.errors import InputError
-from tests.callbacks.freezing_examples import Net, images, train
+from tests.callbacks.freezing_examples import Net, train
 
 HEAD: dict[str, Any] = {"thaw": "head"}
 NECK = "re:^neck$"
@@ -92,8 +92,7 @@ def test_nor_where_the_number_of_steps_changes_in_the_fit(caplog: pytest.LogCapt
 
 class Endless(IterableDataset):
     def __iter__(self) -> Any:
-        data = images(12)
-        return iter(list(zip(data.x, data.y, strict=True)))
+        return iter([(torch.zeros(1, 6, 6), i % 3) for i in range(12)])
 
 
 def test_nor_where_the_length_of_an_epoch_is_not_known(caplog: pytest.LogCaptureFixture):
