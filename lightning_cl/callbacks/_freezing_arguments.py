@@ -55,7 +55,7 @@ class FreezingArguments:
         self.freeze = patterns("all_but_head" if freeze is None else freeze) if short else None
         self.phases: list[Phase] = parse(phases) if phases is not None else []
         by_epoch = until_fraction is None
-        self.until = ("epoch", until_epoch) if by_epoch else ("fraction", until_fraction)
+        self.until = (until_epoch, "epoch") if by_epoch else (until_fraction, "fraction")
         self.recipe, self.recipe_options = recipe, dict(recipe_options or {})
         self.groups, self.keep_frozen = groups, keep_frozen
         self.found: list[dict[str, Any]] = []  # by freeze="auto", for the fit at hand

@@ -85,7 +85,7 @@ def groups_of(module: nn.Module, groups: Any) -> list[DepthGroup]:
     return [DepthGroup(name, (), tuple(n for n, _ in named)) for name, named in selected.items()]
 
 
-def by_name(module: nn.Module, freeze: str | list[str], trigger: str, value: float | None) -> Plan:
+def by_name(module: nn.Module, freeze: str | list[str], value: float | None, trigger: str = "epoch") -> Plan:
     """Two parts: what is not chosen, and what is chosen and thawed then, or never. What needs no gradient is nobody's.
 
     Raises:

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric
 
 from lightning_cl import FreezingSchedule
 from lightning_cl.errors import InputError
+from tests.callbacks.distributed_examples import in_two_processes
 from tests.callbacks.freezing_examples import Net, train
 from tests.resume.helpers import differences
 
@@ -31,6 +32,9 @@ class Logging(Net):
             self.log("metric", value, on_step=False, on_epoch=True)
         elif self.where == "training_step, smallest":
             self.log("metric", value, on_step=False, on_epoch=True, reduce_fx="min")
+        elif self.where.startswith("training_step, "):
+            synchronised = self.where.endswith("synchronised")
+            self.log("metric", value / (1 + self.global_rank), on_step=False, on_epoch=True, sync_dist=synchronised)
         elif self.where == "torchmetrics":
             self.mean.update(value)
             self.log("metric", self.mean, on_step=False, on_epoch=True)
@@ -42,7 +46,7 @@ class Logging(Net):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         if self.where == "validation_step":
-            self.log("metric", 1.0)
+            self.log("metric", 1.0, sync_dist=self.trainer.world_size > 1)
 
 
 def schedule() -> FreezingSchedule:
@@ -130,3 +134,37 @@ def test_a_checkpoint_of_before_this_was_kept_is_refused_where_it_matters(tmp_pa
     torch.save(checkpoint, file)
     with pytest.raises(InputError, match="does not hold what was logged of 'metric'"):
         fit("training_step", resume=file, epochs=2)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from tests.resume.helpers import differences
+from tests.resume.test_freezing_plateau import fit
+
+if __name__ == "__main__":
+    found = {}
+    for where in ("training_step, its own in each process", "training_step, synchronised", "validation_step"):
+        folder = Path(sys.argv[1]) / where.replace(" ", "_")
+        options = {"val": where == "validation_step", "devices": 2, "strategy": "ddp"}
+        saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+        whole = fit(where, saver, **options)
+        found[f"{where} thawed"] = whole["schedule"]["thawed"]
+        for step in (2, 3, 4, 6):
+            again = fit(where, resume=folder / f"step={step}.ckpt", **options)
+            found[f"{where} {step}"] = differences(again, whole)
+    torch.save(found, f"{sys.argv[1]}/rank{torch.distributed.get_rank()}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_resumed_in_two_processes_equals_the_uninterrupted(tmp_path: Path):
+    for found in in_two_processes(SCRIPT, tmp_path):
+        assert {key: value for key, value in found.items() if value} == {
+            f"{where} thawed": 2
+            for where in ("training_step, its own in each process", "training_step, synchronised", "validation_step")
+        }
