@@ -10,6 +10,7 @@ from lightning_cl.callbacks._freezing_phases import Phase, parse
 from lightning_cl.callbacks._freezing_plan import Plan, by_name, by_phases, groups_of, patterns
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.depth_groups import DepthGroup
+from lightning_cl.finetuning.phases import is_number
 from lightning_cl.finetuning.recipes import recipe_phases
 
 
@@ -24,6 +25,7 @@ class FreezingArguments:
         self,
         freeze: str | Sequence[str] | None,
         until_epoch: int | None,
+        until_fraction: float | None,
         phases: Any,
         recipe: str | None,
         recipe_options: Mapping[str, Any] | None,
@@ -44,13 +46,17 @@ class FreezingArguments:
             not isinstance(until_epoch, int) or isinstance(until_epoch, bool) or until_epoch < 1
         ):
             raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
+        if until_fraction is not None:
+            _check_fraction(until_fraction, until_epoch, short)
         if self.auto:
             refuse_unknown_options(dict(recipe_options or {}))
         if recipe is not None:  # its options depend on the model's groups
             recipe_phases(recipe, [DepthGroup(name, (), ()) for name in ("stem", "stage1", "head")])
         self.freeze = patterns("all_but_head" if freeze is None else freeze) if short else None
         self.phases: list[Phase] = parse(phases) if phases is not None else []
-        self.until_epoch, self.recipe, self.recipe_options = until_epoch, recipe, dict(recipe_options or {})
+        by_epoch = until_fraction is None
+        self.until = (until_epoch, "epoch") if by_epoch else (until_fraction, "fraction")
+        self.recipe, self.recipe_options = recipe, dict(recipe_options or {})
         self.groups, self.keep_frozen = groups, keep_frozen
         self.found: list[dict[str, Any]] = []  # by freeze="auto", for the fit at hand
 
@@ -67,7 +73,7 @@ class FreezingArguments:
             InputError: If a name matches nothing.
         """
         if self.freeze is not None:
-            return by_name(module, self.freeze, self.until_epoch, self.groups)
+            return by_name(module, self.freeze, *self.until, groups=self.groups)
         groups = groups_of(module, self.groups)
         phases = self.phases
         if self.recipe is not None:
@@ -75,3 +81,15 @@ class FreezingArguments:
         elif self.auto:
             phases = parse(self.found or [{"thaw": "all"}])
         return by_phases(module, phases, groups, self.keep_frozen)
+
+
+def _check_fraction(until_fraction: Any, until_epoch: int | None, short: bool) -> None:
+    if not short:
+        raise InputError("until_fraction with phases, a recipe or 'auto'", "the short form", "put it into the phases")
+    if until_epoch not in (None, 1):  # 1 is the default
+        given = f"until_epoch={until_epoch!r} and until_fraction={until_fraction!r}"
+        raise InputError(given, "one of them", "set until_fraction=None to count epochs")
+    if not is_number(until_fraction) or not 0 < until_fraction < 1:
+        raise InputError(
+            f"until_fraction={until_fraction!r}", "a number in (0, 1), or None", "0.5 is half of the training"
+        )

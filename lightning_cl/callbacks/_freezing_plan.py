@@ -89,8 +89,10 @@ def groups_of(module: nn.Module, groups: Any) -> list[DepthGroup]:
     return [DepthGroup(name, (), tuple(n for n, _ in named)) for name, named in selected.items()]
 
 
-def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None, groups: Any = None) -> Plan:
-    """Two parts: what is not chosen, and what is chosen and thawed at an epoch. What needs no gradient is nobody's.
+def by_name(
+    module: nn.Module, freeze: str | list[str], value: float | None, trigger: str = "epoch", groups: Any = None
+) -> Plan:
+    """Two parts: what is not chosen, and what is chosen and thawed then, or never. What needs no gradient is nobody's.
 
     Raises:
         InputError: If nothing matches, or everything.
@@ -105,8 +107,8 @@ def by_name(module: nn.Module, freeze: str | list[str], until_epoch: int | None,
         )
     rest = {name: p for name, p in named.items() if name not in chosen}
     parts = [Part(Phase("the rest"), rest)]
-    if until_epoch is not None:
-        parts.append(Part(Phase(freeze, "epoch", until_epoch), chosen))
+    if value is not None:
+        parts.append(Part(Phase(freeze, trigger, value), chosen))
         chosen = {}
     asked = {n for n, _ in module.named_modules() if n and freeze != "all_but_head" and _matches(freeze, n)}
     return Plan(parts, chosen, asked)

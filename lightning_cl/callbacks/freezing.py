@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_cl import _compat
 from lightning_cl.callbacks._freezing_arguments import FreezingArguments
+from lightning_cl.callbacks._freezing_length import cannot_come, marked, say
 from lightning_cl.callbacks._freezing_optimizer import add_missing_groups, refuse_other_groups
 from lightning_cl.callbacks._freezing_part import FrozenPart, requiring
 from lightning_cl.callbacks._freezing_phases import Phase
@@ -29,7 +30,8 @@ class FreezingSchedule(Callback):
     What thaws is named by depth group (``"head"``, ``"stage3"``, ``"stem"``: see ``depth_groups``), ``"all"``,
     ``"all_but_head"``, by ``"re:REGEX"`` on module names or by ``"type:BatchNorm2d"``; what no phase names stays
     frozen. When: by ``epoch``, ``step`` (of the optimizer), ``fraction`` of the training, or ``plateau`` of a metric.
-    A phase waits for the one before it. A table at the start says what thaws when with which learning rate.
+    A phase waits for the one before it. A table at the start says what thaws when with which learning rate; a warning
+    names phases that cannot come, because the fit is too short.
 
     **Optimizer.** It is the user's. Parameters are frozen after it was built; those that it holds stay where they are,
     their groups and learning rates are not touched, and so every LR scheduler works. While frozen they have no
@@ -50,7 +52,8 @@ class FreezingSchedule(Callback):
     equal to the bit, gradients of the frozen part are neither waited for nor sent, and accumulation, clipping and
     communication hooks work as ever.
 
-    State: how many phases are thawed, and the plateau's best value and patience; with ``freeze="auto"`` the phases too.
+    State: how many phases are thawed; the plateau's best value and patience, and what of its metric was logged in this
+    epoch; with ``freeze="auto"`` the phases too.
     A resumed fit equals an uninterrupted one. After the fit everything is as it was given; methods of ``run_sequence``
     that look at the module then see what was not thawed as frozen still.
 
@@ -62,6 +65,8 @@ class FreezingSchedule(Callback):
             on its training data, see :func:`~lightning_cl.finetuning.choose_groups`; the table and the reason are
             printed and logged.
         until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
+        until_fraction: Of the short form, in place of ``until_epoch``: the fraction of the training, so that a fit of
+            one epoch thaws too.
         phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
             others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
             "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you
@@ -86,6 +91,7 @@ class FreezingSchedule(Callback):
         freeze: str | Sequence[str] | None = None,
         until_epoch: int | None = 1,
         *,
+        until_fraction: float | None = None,
         phases: Sequence[Mapping[str, Any]] | str | Path | None = None,
         recipe: str | None = None,
         recipe_options: Mapping[str, Any] | None = None,
@@ -94,13 +100,16 @@ class FreezingSchedule(Callback):
         table: bool = True,
         name: str = "freezing",
     ) -> None:
-        self.arguments = FreezingArguments(freeze, until_epoch, phases, recipe, recipe_options, groups, keep_frozen)
+        self.arguments = FreezingArguments(
+            freeze, until_epoch, until_fraction, phases, recipe, recipe_options, groups, keep_frozen
+        )
         self.table, self.name = table, name
         self.thawed = 1  # phases; the first one always is
         self._plateau, self._steps = Plateau(), PlateauSteps()
         self._part: FrozenPart | None = None
         self._restored = False
         self._groups_saved: list[int] = []  # of each optimizer in the checkpoint
+        self._rows: list[tuple[str, ...]] = []  # of the table
         self._shown: list[tuple[str, ...]] = []
 
     @property
@@ -131,6 +140,7 @@ class FreezingSchedule(Callback):
             self.thawed, self._plateau, self._steps = 1, Plateau(), PlateauSteps()
             self.arguments.find(trainer, pl_module, self.name, self.table and trainer.is_global_zero)
         plan = self.arguments.plan(pl_module)
+        refuse_endless([part.phase for part in plan.parts], trainer)
         self.thawed = min(self.thawed, len(plan.parts))
         optimizers, schedulers = _compat.optimizers_of(trainer, pl_module)
         # in the short form what is not frozen is the user's business
@@ -141,13 +151,13 @@ class FreezingSchedule(Callback):
         self._part = FrozenPart(pl_module, plan, of_others)
         self._part.freeze(self.thawed)
         wrap_again(trainer)
-        table = rows(plan, optimizers)
-        show(self.name, table, printed=self.table and trainer.is_global_zero and table != self._shown)
-        self._shown = table
+        self._rows = rows(plan, optimizers)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Thaw when a checkpoint without our state is resumed behind a phase's time."""
+        """Look where the checkpoint was about to; thaw when one without our state is behind a phase's time."""
+        self._show(trainer)
         self._steps.make_up(trainer)
+        self._plateau.resume(self._next, self._coming_plateau, trainer)
         self._thaw(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -159,13 +169,17 @@ class FreezingSchedule(Callback):
         """Thaw when it is time."""
         self._thaw(trainer, batch_idx)
 
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Follow the monitored metric."""
+        self._plateau.batch_ends(self._coming_plateau, trainer)
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the monitored metric."""
         self._plateau.look(self._next, trainer, after_validation=True)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the monitored metric; let the epoch of a resume end as any other."""
-        self._plateau.look(self._next, trainer, after_validation=False)
+        self._plateau.epoch_ends(self._next, trainer)
         self._steps.epoch_ends(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -191,8 +205,25 @@ class FreezingSchedule(Callback):
     @property
     def _next(self) -> Phase | None:
         """The phase that is waited for."""
-        waiting = self._part.plan.parts[self.thawed :] if self._part is not None else []
-        return waiting[0].phase if waiting else None
+        return next(iter(self._waiting), None)
+
+    @property
+    def _coming_plateau(self) -> Phase | None:
+        return next((phase for phase in self._waiting if phase.trigger == "plateau"), None)
+
+    @property
+    def _waiting(self) -> list[Phase]:
+        return [part.phase for part in self._part.plan.parts[self.thawed :]] if self._part is not None else []
+
+    def _show(self, trainer: Any) -> None:
+        """The table, and what of it cannot come."""
+        phases = [part.phase for part in self._part.plan.parts] if self._part is not None else []
+        never = cannot_come(phases, self.thawed, trainer)
+        table = marked(self._rows, never)
+        show(self.name, table, printed=self.table and trainer.is_global_zero and table != self._shown)
+        self._shown = table
+        if trainer.is_global_zero:
+            say(self.name, phases, never)
 
     def _thaw(self, trainer: Any, batch_idx: int = 0) -> None:
         """Thaw every phase that is due."""
@@ -200,7 +231,7 @@ class FreezingSchedule(Callback):
         while (phase := self._next) is not None and due(phase, trainer, self._plateau, batch_idx):
             log.info("%s: %s thawed in epoch %d, at step %d", self.name, phase.what, trainer.current_epoch,
                      trainer.global_step)  # fmt: skip
-            self.thawed, self._plateau = self.thawed + 1, Plateau()
+            self.thawed, self._plateau = self.thawed + 1, Plateau(self._plateau.metric)
         if self.thawed > before and self._part is not None:
             self._part.freeze(self.thawed)
             wrap_again(trainer)

@@ -126,3 +126,8 @@ def test_combined_differs_from_each_alone(methods: list[str], learn: Any):
     assert results["status"] == "finished"
     for method in methods:
         assert differ(both, learn([method])[1])
+
+
+def test_freezing_thaws_within_one_epoch(learn: Any):
+    # a task of the online scenario has no second one
+    assert differ(learn(["freezing"])[1], learn(["linear_probe"])[1])
