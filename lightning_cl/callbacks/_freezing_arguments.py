@@ -73,7 +73,8 @@ class FreezingArguments:
             InputError: If a name matches nothing.
         """
         if self.freeze is not None:
-            return by_name(module, self.freeze, *self.until, groups=self.groups)
+            value, trigger = self.until
+            return by_name(module, self.freeze, value, trigger, self.groups)
         groups = groups_of(module, self.groups)
         phases = self.phases
         if self.recipe is not None:

@@ -20,7 +20,7 @@ from tests.finetuning.models import bert, plain_mlp, timm_model, torchvision_mod
 
 def first(module: nn.Module, groups: Any = None) -> list[str]:
     """What is trained from the start."""
-    return list(by_name(module, "all_but_head", 1, groups).parts[0].parameters)
+    return list(by_name(module, "all_but_head", 1, groups=groups).parts[0].parameters)
 
 
 @pytest.mark.parametrize(
