@@ -133,7 +133,9 @@ def fit_probe(task, seed: int, options):
     kept, held = stratified_shares(task.train.targets, [len(y) - len(y) // 10, len(y) // 10], seed, "validation")
 
     def fit(c: float, rows):
-        return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(x[rows], y[rows])
+        weight = "balanced" if options.balanced else None
+        model = LogisticRegression(C=c, max_iter=2000, class_weight=weight)
+        return make_pipeline(StandardScaler(), model).fit(x[rows], y[rows])
 
     grid = [10.0**k for k in range(-5, 1)]
     best = max(grid, key=lambda c: balanced_accuracy_score(y[held], fit(c, kept).predict(x[held])))
@@ -169,6 +171,7 @@ def fine_tuned(train, seed: int, options, probe, lr: float) -> FineTuningModule:
     )
     if probe is not None:
         start_head(module.head, probe)
+    sampling = "class_balanced" if options.balanced else "once"
     frozen_norms = FreezingSchedule(recipe="full", keep_frozen="type:BatchNormAct2d", table=False)
     Trainer(
         callbacks=[frozen_norms] if probe is not None and options.batch_norm == "frozen" else [],
@@ -180,7 +183,7 @@ def fine_tuned(train, seed: int, options, probe, lr: float) -> FineTuningModule:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(module, TaskLoader(train, options.batch_size, shuffle=True, augment=True, seed=seed))
+    ).fit(module, TaskLoader(train, options.batch_size, shuffle=True, augment=True, seed=seed, sampling=sampling))
     return module
 
 
@@ -227,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch-size", type=int, default=32)
     options.add_argument("--lr", type=float, nargs="+", default=[3e-4], help="of fine-tuning")
     options.add_argument("--scratch-lr", type=float, nargs="+", default=[1e-3], help="from random weights")
+    options.add_argument("--balanced", action="store_true", help="all models learn the classes as if equally frequent")
     options.add_argument("--batch-norm", choices=["frozen", "trained"], default="frozen", help="in fine-tuning")
     options.add_argument("--accelerator", default="auto")
     options.add_argument("--out", help="a JSON file for all scores")
