@@ -15,6 +15,7 @@ from lightning_cl.memory._age import AgeQueue
 from lightning_cl.memory._checks import check_ids, check_known, check_structure
 from lightning_cl.memory._deleted import DeletedIds
 from lightning_cl.memory._held import BORN, EXTRA, IDS, LABELS, LEAF
+from lightning_cl.memory._ids import column_of_ids
 from lightning_cl.memory._labels import find_ids
 from lightning_cl.memory._leaving import Leaving
 from lightning_cl.memory._rows import bytes_of
@@ -143,7 +144,7 @@ class Memory(Leaving):
         known = {name: None if value is None else value.detach().cpu() for name, value in given.items()}
         if ids is None:
             ids = find_ids(found) if self.id_fn is None else self.id_fn(batch)
-        ids = ids.detach().cpu() if isinstance(ids, Tensor) else ids
+        ids = None if ids is None else column_of_ids(ids)
         check_structure(found, self._paths, extras, self._table.names(EXTRA) if len(self) else None)
         check_known(n, needs, self.policy_name, known)
         check_ids(
