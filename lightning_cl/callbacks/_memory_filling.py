@@ -60,6 +60,10 @@ class MemoryFilling(MethodCallback):
         """Bytes of the samples held."""
         return self.memory.nbytes
 
+    def belongs_to(self, run_dir: Path) -> None:
+        """Tell the memory where its states are kept."""
+        self.memory.belongs_to(run_dir, self.state_key)
+
     def _extras(self, module: Any, batch: Any) -> dict[str, Tensor]:
         """What is stored beside each sample of a batch at the end of a task, (N, ...) each."""
         return {}

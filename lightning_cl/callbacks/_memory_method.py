@@ -156,6 +156,7 @@ class MemoryMethod(MemoryFilling):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The next batch that is transferred is a training batch."""
         self._armed = True
+        self.memory.check_place()  # not in setup: there a checkpoint has not been loaded yet
         if self.memory.stores_references:
             for task in getattr(trainer.datamodule, "seen_tasks", []):
                 if task.id < self.n_tasks and not self.memory.is_bound(task.id):

@@ -44,7 +44,7 @@ class Memory(Leaving):
             integer leaf (N,) named id, sample_id or index, if there is one.
         storage: ``"ram"``, or ``"disk"`` for memory-mapped files in ``path``. A state then says where samples are, and
             what it refers to is not overwritten until ``keep_states`` newer states have been taken.
-        path: Folder of the files, used by this memory alone.
+        path: Folder of the files, used by this memory alone; one where another memory's samples are is refused.
         keep_states: How many states stay loadable with ``storage="disk"``.
         stores: ``"samples"``, or ``"references"``: only (task, index) is stored, and samples are read again from the
             data given to :meth:`bind`, as they are then.
@@ -55,7 +55,8 @@ class Memory(Leaving):
 
     Raises:
         InputError: For values outside these; in :meth:`add` if batches differ in structure, or what the policy looks
-            at is missing; in :meth:`load_state_dict` if the state is of another size or policy.
+            at is missing, or the folder is another memory's; in :meth:`load_state_dict` if the state is of another size
+            or policy, or of another folder.
 
     Example:
         >>> memory = Memory(2)
