@@ -186,7 +186,7 @@ class MemoryMethod(MemoryFilling):
             pending = self._pending.popleft()
             # a batch that is trained on several times is stored once, after the last
             if (batch_idx + 1) % getattr(trainer.train_dataloader, "updates_per_batch", 1) == 0:
-                self._offer_step(pl_module, pending)
+                self._offer_step(pl_module, pending, batch_idx)
         self.drawn, self.step_extras = [], {}
         self._armed = True
 
@@ -212,8 +212,10 @@ class MemoryMethod(MemoryFilling):
                 "an integer leaf (N,) named y, label or target, or the second element of a tuple",
                 "give label_fn=lambda batch: batch['my_label']",
             )
-        self._seen_a_batch = True
         trainer = self._trainer
+        if not self._seen_a_batch and self._names and trainer is not None and not self.holds_memory(trainer):
+            self._named(trainer.train_dataloader, 0, batch)
+        self._seen_a_batch = True
         drawn = [] if len(self.memory) == 0 or self.holds_memory(trainer) else self._draw(batch, found)
         if self.fill == "step" and trainer is not None and trainer.current_epoch == 0:
             # a copy: other callbacks may rewrite the batch in place before the step is over

@@ -99,15 +99,7 @@ class Owner:
         return {"version": 1, "owner": self.token, "run": run, "name": self.name}
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            found = json.loads((self.folder / NAME).read_text())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            found = None
-        # a mark that cannot be read is somebody's
-        good = isinstance(found, dict) and {"owner", "run"} <= found.keys()
-        return found if good else {"owner": "", "run": None}
+        return _read(self.folder)
 
     def _write(self) -> None:
         write_json(self.folder / NAME, self._content())
@@ -116,3 +108,21 @@ class Owner:
 def _rank() -> int:
     distributed = torch.distributed
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def owner_of(folder: Path) -> str | None:
+    """The mark in a folder, None if there is none."""
+    found = _read(folder)
+    return None if found is None else found["owner"]
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / NAME).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    # a mark that cannot be read is somebody's
+    good = isinstance(found, dict) and {"owner", "run"} <= found.keys()
+    return found if good else {"owner": "", "run": None}
