@@ -63,7 +63,8 @@ class MemoryMethod(MemoryFilling):
         features_fn, losses_fn: ``(module, batch) -> (N, D)`` or ``(N,)``, for policies that look at features or losses;
             see :class:`~lightning_cl.callbacks._sample_facts.SampleFacts` for what is done without.
         **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
-            ``stores``, ``deletion_log``: see :class:`~lightning_cl.memory.Memory`.
+            ``stores``, ``deletion_log``: see :class:`~lightning_cl.memory.Memory`. With ``deletion_log``, batches of
+            a :class:`~lightning_cl.streams.TaskLoader` that have no ids are stored with those of their data.
 
     State: the memory (at most ``memory_size`` samples), its generators, and the number of samples replayed.
     """
