@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ def run_config(
 
         load_weights(module, source, head="new")
     # an experiment may tune methods that this run does not use; those entries have no _target_
-    callbacks = {k: instantiate(c, _convert_="all") for k, c in (cfg.callbacks or {}).items() if c and "_target_" in c}
+    used = {key: section for key, section in (cfg.callbacks or {}).items() if section and "_target_" in section}
+    callbacks = {key: instantiate(c, **memory_files(c, run_dir), _convert_="all") for key, c in used.items()}
     return run_sequence(
         module,
         stream,
@@ -134,6 +135,12 @@ def run_config(
         give_up=give_up,
         **{key: config[key] for key in SETTINGS},
     )
+
+
+def memory_files(section: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
+    """The files of a callback's memory that its section names: inside the run folder, where they are relative."""
+    names = ["deletion_log", *(["path"] if section.get("storage") == "disk" else [])]
+    return {name: str(run_dir / section[name]) for name in names if isinstance(section.get(name), str)}
 
 
 def _pruning(cfg: DictConfig) -> Pruning:

@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "soup": ("lightning_cl.soup_command", "average the models of a sweep into one checkpoint"),
     "interpolate": ("lightning_cl.interpolate_command", "write the model between two checkpoints (WiSE-FT)"),
     "importance": ("lightning_cl.importance_command", "compute, inspect and merge importances of parameters"),
+    "forget": ("lightning_cl.forget_command", "delete samples from the memory that a run folder holds"),
     "schedule": ("lightning_cl.schedule_command", "print a freezing schedule for a model, to be edited"),
     "select": (
         "lightning_cl.select_command",

@@ -148,6 +148,11 @@ class CountedLoader:
         """Number of batches."""
         return len(self.loader)
 
+    def sample_ids(self, number: int) -> Tensor | None:
+        """What the loader calls the samples of its batch of this number; None if it has no names for them."""
+        names = getattr(self.loader, "sample_ids", None)
+        return None if names is None else names(number)
+
     def _stop(self) -> None:
         mode, self._mode = self._mode, None
         if mode is not None:

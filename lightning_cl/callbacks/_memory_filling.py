@@ -18,6 +18,7 @@ from lightning_cl.functional.batches import batch_size as size_of
 from lightning_cl.functional.batches import concatenate_leaves, leaves, rebuild
 from lightning_cl.functional.seeding import derive_seed
 from lightning_cl.memory import Memory, find_labels
+from lightning_cl.memory._labels import find_ids
 
 
 class MemoryFilling(MethodCallback):
@@ -45,6 +46,8 @@ class MemoryFilling(MethodCallback):
         self.fill, self.label_fn = fill, label_fn
         features_fn, losses_fn = memory.pop("features_fn", None), memory.pop("losses_fn", None)
         options = cast("StorageOptions", memory)
+        # ids cost memory: only where somebody wants to delete by them
+        self._names = options.get("deletion_log") is not None and options.get("id_fn") is None
         self.memory = Memory(memory_size, policy, derive_seed(seed, name), max_per_class=max_per_class, **options)
         self._facts = SampleFacts(self.memory.needs, features_fn, losses_fn)
         if fill == "step" and ("features" in self.memory.needs or self.memory.stores_references):
@@ -59,6 +62,10 @@ class MemoryFilling(MethodCallback):
     def nbytes(self) -> int:
         """Bytes of the samples held."""
         return self.memory.nbytes
+
+    def belongs_to(self, run_dir: Path) -> None:
+        """Tell the memory where its states are kept."""
+        self.memory.belongs_to(run_dir, self.state_key)
 
     def _extras(self, module: Any, batch: Any) -> dict[str, Tensor]:
         """What is stored beside each sample of a batch at the end of a task, (N, ...) each."""
@@ -77,8 +84,8 @@ class MemoryFilling(MethodCallback):
         start = 0
         # a DataLoader draws a seed from the global generator, and data sets draw more
         with torch.random.fork_rng(devices=[]):
-            for raw in loader:
-                known: dict[str, Any] = self._known(trainer, module, raw)
+            for number, raw in enumerate(loader):
+                known: dict[str, Any] = self._known(trainer, module, raw) | self._named(loader, number, raw)
                 if self.memory.stores_references:
                     known["indices"] = self._refer(loader, raw, start)
                     start += size_of(raw)
@@ -102,6 +109,19 @@ class MemoryFilling(MethodCallback):
             known |= from_first(self._facts(module, moved), _device(trainer, module))
         return known
 
+    def _named(self, loader: Any, number: int, batch: Any) -> dict[str, Tensor]:
+        """The ids of the samples of a loader's batch, where they are asked for and are not in the batch."""
+        if not self._names or find_ids(leaves(batch)) is not None:
+            return {}
+        ids = loader.sample_ids(number) if hasattr(loader, "sample_ids") else None
+        if ids is None:
+            raise InputError(
+                "deletion_log with samples that have no ids",
+                "an integer leaf (N,) named id, sample_id or index, or data of lightning_cl.streams",
+                "give id_fn=lambda batch: batch['my_id'], or leave deletion_log out",
+            )
+        return {"ids": ids}
+
     def _refer(self, loader: Any, batch: Any, start: int) -> Tensor:
         """Positions of a batch's samples in the data of its loader, which is seen to serve them in order."""
         indices = torch.arange(start, start + size_of(batch))
@@ -117,9 +137,10 @@ class MemoryFilling(MethodCallback):
                 )
         return indices
 
-    def _offer_step(self, module: Any, batch: Any) -> None:
-        """Offer a batch that has been trained on: in every process those of all."""
-        trainer, known = self._trainer, dict[str, Any]()
+    def _offer_step(self, module: Any, batch: Any, number: int) -> None:
+        """Offer a batch that has been trained on, the loader's with this number: in every process those of all."""
+        trainer = self._trainer
+        known: dict[str, Any] = {**self._named(trainer.train_dataloader, number, batch)} if self._names else {}
         if "tasks" in self.memory.needs:
             known["tasks"] = torch.full((size_of(batch),), self.n_tasks)
         if self._facts.needs:

@@ -63,7 +63,8 @@ class MemoryMethod(MemoryFilling):
         features_fn, losses_fn: ``(module, batch) -> (N, D)`` or ``(N,)``, for policies that look at features or losses;
             see :class:`~lightning_cl.callbacks._sample_facts.SampleFacts` for what is done without.
         **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
-            ``stores``, ``deletion_log``: see :class:`~lightning_cl.memory.Memory`.
+            ``stores``, ``deletion_log``: see :class:`~lightning_cl.memory.Memory`. With ``deletion_log``, batches of
+            a :class:`~lightning_cl.streams.TaskLoader` that have no ids are stored with those of their data.
 
     State: the memory (at most ``memory_size`` samples), its generators, and the number of samples replayed.
     """
@@ -156,6 +157,7 @@ class MemoryMethod(MemoryFilling):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The next batch that is transferred is a training batch."""
         self._armed = True
+        self.memory.check_place()  # not in setup: there a checkpoint has not been loaded yet
         if self.memory.stores_references:
             for task in getattr(trainer.datamodule, "seen_tasks", []):
                 if task.id < self.n_tasks and not self.memory.is_bound(task.id):
@@ -185,7 +187,7 @@ class MemoryMethod(MemoryFilling):
             pending = self._pending.popleft()
             # a batch that is trained on several times is stored once, after the last
             if (batch_idx + 1) % getattr(trainer.train_dataloader, "updates_per_batch", 1) == 0:
-                self._offer_step(pl_module, pending)
+                self._offer_step(pl_module, pending, batch_idx)
         self.drawn, self.step_extras = [], {}
         self._armed = True
 
@@ -211,8 +213,10 @@ class MemoryMethod(MemoryFilling):
                 "an integer leaf (N,) named y, label or target, or the second element of a tuple",
                 "give label_fn=lambda batch: batch['my_label']",
             )
-        self._seen_a_batch = True
         trainer = self._trainer
+        if not self._seen_a_batch and self._names and trainer is not None and not self.holds_memory(trainer):
+            self._named(trainer.train_dataloader, 0, batch)
+        self._seen_a_batch = True
         drawn = [] if len(self.memory) == 0 or self.holds_memory(trainer) else self._draw(batch, found)
         if self.fill == "step" and trainer is not None and trainer.current_epoch == 0:
             # a copy: other callbacks may rewrite the batch in place before the step is over

@@ -45,7 +45,7 @@ class DiskRows(TensorRows):
                 "give the path= with which the memory was made, or start anew",
             )
         if mine not in found:
-            self._map(found[0], _shape_in(found[0]))
+            self._map(found[0], shape_in(found[0]))
             self._reshape(like.shape[1:])
         for file in found:
             if file != mine:
@@ -100,6 +100,7 @@ class DiskRows(TensorRows):
             old.unlink(missing_ok=True)
 
 
-def _shape_in(file: Path) -> torch.Size:
+def shape_in(file: Path) -> torch.Size:
+    """Shape of the rows of a file."""
     text = file.stem.rpartition("-")[2]
     return torch.Size(int(part) for part in text.split("x") if part)

@@ -32,6 +32,22 @@ class Held:
         """Samples held now."""
         return self._table.index.length
 
+    def belongs_to(self, run_dir: Path, name: str) -> None:
+        """Say that the states of this memory are kept in this run folder, for a callback of this name: started anew
+        there, it takes over its own folder.
+        """
+        if self._table.owner is not None:
+            self._table.owner.run, self._table.owner.name = run_dir, name
+
+    def check_place(self) -> None:
+        """See that the folder of a memory on disk is its own.
+
+        Raises:
+            InputError: If it is another memory's.
+        """
+        if self._table.owner is not None:
+            self._table.owner.check_new()
+
     @property
     def stores_references(self) -> bool:
         """Whether samples are read again from their data sets."""

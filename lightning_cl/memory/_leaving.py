@@ -1,15 +1,17 @@
 """How samples leave a memory: too old, or deleted."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_cl.errors import InputError
+from lightning_cl.functional.batches import Leaf
 from lightning_cl.memory._age import AgeQueue
 from lightning_cl.memory._deleted import DeletedIds
 from lightning_cl.memory._held import BORN, IDS, Held
+from lightning_cl.memory._ids import INT64, plain_ids
 from lightning_cl.memory.policies import Policy
 
 
@@ -35,22 +37,23 @@ class Leaving(Held):
             self._table.index.drop(rows)
             self._table.wipe(self._table.index.came_free())
 
-    def delete(self, ids: Tensor | Iterable[int | str]) -> int:
+    def delete(self, ids: Any) -> int:
         """Remove samples by their ids, for good: they are overwritten, and not stored again when offered again.
 
         Files of a memory on disk are overwritten too, for all states; other checkpoints that were written before hold
         what they hold. In a distributed job every process must call this.
 
         Args:
-            ids: Integers or strings, as ``id_fn`` or the batches have them; they need not be held.
+            ids: Integers or strings, as ``id_fn`` or the batches have them: one, a list, a tensor or an array. They
+                need not be held.
 
         Returns:
             How many samples were held.
 
         Raises:
-            InputError: If samples are held that have no id.
+            InputError: If samples are held that have no id, or for ids that are neither integers nor strings.
         """
-        wanted = ids.flatten().tolist() if isinstance(ids, Tensor) else list(ids)
+        wanted = plain_ids(ids)
         if len(self) and IDS not in self._table.columns:
             raise InputError(
                 "delete() on a memory of samples without ids",
@@ -60,16 +63,20 @@ class Leaving(Held):
         self.deleted.add(wanted)
         return self._remove_deleted(wanted)
 
-    def _remove_deleted(self, wanted: list[Any]) -> int:
+    def _remove_deleted(self, wanted: list[int | str]) -> int:
         if IDS not in self._table.columns:
             return 0
-        stored = self._table.everywhere(IDS)
-        if isinstance(stored, Tensor):
-            numbers = torch.tensor([i for i in wanted if isinstance(i, int)], dtype=torch.long)
-            rows = torch.isin(stored, numbers).nonzero().flatten()
-        else:
-            rows = torch.tensor([row for row, name in enumerate(stored) if name in {*wanted}], dtype=torch.long)
+        rows = rows_named(self._table.everywhere(IDS), wanted)
         held = rows[self._table.index.slots(rows) >= 0]
         self._leave(held, expired=False)
         self._table.wipe(rows, deleted=True)
         return len(held)
+
+
+def rows_named(stored: Leaf, wanted: Sequence[int | str]) -> Tensor:
+    """Positions of the ids in ``stored`` that are among the wanted; ``5`` and ``"5"`` are different ids."""
+    if isinstance(stored, Tensor):
+        numbers = torch.tensor([i for i in wanted if isinstance(i, int) and i in INT64], dtype=torch.long)
+        return torch.isin(stored.long(), numbers).nonzero().flatten()
+    names = {*wanted}
+    return torch.tensor([row for row, name in enumerate(stored) if name in names], dtype=torch.long)

@@ -11,6 +11,7 @@ from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import Leaf, select_leaf
 from lightning_cl.memory._disk import DiskRows
 from lightning_cl.memory._index import RowIndex, longs
+from lightning_cl.memory._owner import Owner
 from lightning_cl.memory._rows import ListRows, Rows, TensorRows
 
 #: Column of files that says which write a row is from; GONE where it was deleted.
@@ -28,6 +29,7 @@ class Table:
 
     def __init__(self, folder: Path | None, keep_states: int) -> None:
         self.folder = folder
+        self.owner = None if folder is None else Owner(folder)
         self.index = RowIndex(keep_states if folder is not None else 0)
         self.columns: dict[str, Rows] = {}
 
@@ -95,7 +97,9 @@ class Table:
         index = self.index.state_dict()
         self.flush()
         lists = {name: column for name, column in self.columns.items() if isinstance(column, ListRows)}
+        assert self.owner is not None
         return {
+            "owner": self.owner.token,
             "columns": {name: column.at(self.index.rows(slice(None))) for name, column in lists.items()},
             "files": {
                 name: [str(column.data.dtype).removeprefix("torch."), list(column.data.shape[1:])]
@@ -109,8 +113,10 @@ class Table:
         """Read what :meth:`state_dict` returned; slots of samples that have been deleted since.
 
         Raises:
-            InputError: If files are missing, or rows have been written again since.
+            InputError: If files are missing or another memory's, or rows have been written again since.
         """
+        if self.owner is not None:
+            self.owner.check_loaded(state.get("owner"), empty=state["index"]["numbers"][0] == 0)
         self.columns = {}
         files = state.get("files", {})
         if "index" in state:
@@ -123,9 +129,10 @@ class Table:
             self.columns[name] = TensorRows(_path(name), leaf) if isinstance(leaf, Tensor) else ListRows()
             self.columns[name].put(rows, leaf, self.index.made, size)
         for name, (dtype, shape) in files.items():
-            assert self.folder is not None
+            assert self.owner is not None
             like = torch.empty((0, *shape), dtype=getattr(torch, dtype))
-            self.columns[name] = DiskRows(_path(name), like, self._own_folder(), name, existing=self.index.made > 0)
+            folder = self.owner.own_folder
+            self.columns[name] = DiskRows(_path(name), like, folder, name, existing=self.index.made > 0)
         if STAMP not in files:
             return rows[:0]
         found = self.columns[STAMP]
@@ -146,15 +153,10 @@ class Table:
     def _column(self, name: str, leaf: Leaf) -> Rows:
         if not isinstance(leaf, Tensor):
             return ListRows()
-        if self.folder is None:
+        if self.owner is None:
             return TensorRows(_path(name), leaf)
-        return DiskRows(_path(name), leaf, self._own_folder(), name)
-
-    def _own_folder(self) -> Path:
-        assert self.folder is not None
-        distributed = torch.distributed
-        rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-        return self.folder / f"rank{rank}" if rank else self.folder
+        self.owner.claim()
+        return DiskRows(_path(name), leaf, self.owner.own_folder, name)
 
 
 def _path(name: str) -> str:

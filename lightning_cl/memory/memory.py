@@ -15,6 +15,7 @@ from lightning_cl.memory._age import AgeQueue
 from lightning_cl.memory._checks import check_ids, check_known, check_structure
 from lightning_cl.memory._deleted import DeletedIds
 from lightning_cl.memory._held import BORN, EXTRA, IDS, LABELS, LEAF
+from lightning_cl.memory._ids import column_of_ids
 from lightning_cl.memory._labels import find_ids
 from lightning_cl.memory._leaving import Leaving
 from lightning_cl.memory._rows import bytes_of
@@ -43,7 +44,7 @@ class Memory(Leaving):
             integer leaf (N,) named id, sample_id or index, if there is one.
         storage: ``"ram"``, or ``"disk"`` for memory-mapped files in ``path``. A state then says where samples are, and
             what it refers to is not overwritten until ``keep_states`` newer states have been taken.
-        path: Folder of the files, used by this memory alone.
+        path: Folder of the files, used by this memory alone; one where another memory's samples are is refused.
         keep_states: How many states stay loadable with ``storage="disk"``.
         stores: ``"samples"``, or ``"references"``: only (task, index) is stored, and samples are read again from the
             data given to :meth:`bind`, as they are then.
@@ -54,7 +55,8 @@ class Memory(Leaving):
 
     Raises:
         InputError: For values outside these; in :meth:`add` if batches differ in structure, or what the policy looks
-            at is missing; in :meth:`load_state_dict` if the state is of another size or policy.
+            at is missing, or the folder is another memory's; in :meth:`load_state_dict` if the state is of another size
+            or policy, or of another folder.
 
     Example:
         >>> memory = Memory(2)
@@ -143,7 +145,7 @@ class Memory(Leaving):
         known = {name: None if value is None else value.detach().cpu() for name, value in given.items()}
         if ids is None:
             ids = find_ids(found) if self.id_fn is None else self.id_fn(batch)
-        ids = ids.detach().cpu() if isinstance(ids, Tensor) else ids
+        ids = None if ids is None else column_of_ids(ids)
         check_structure(found, self._paths, extras, self._table.names(EXTRA) if len(self) else None)
         check_known(n, needs, self.policy_name, known)
         check_ids(

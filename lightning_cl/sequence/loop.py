@@ -47,6 +47,9 @@ def open_run(state: SequenceState) -> bool:
         return False
     state.opened = True
     connect(state)
+    for callback in state.callbacks:
+        if state.settings.run_dir is not None and hasattr(callback, "belongs_to"):
+            callback.belongs_to(state.settings.run_dir)
     saved = on_first(lambda: _look(state))
     if saved is not None:
         load_boundary(state, saved)

@@ -14,16 +14,18 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"task\d{4,}-stage\d+")
 
 
-def write_record(run_dir: Path, record: dict[str, Any]) -> None:
+def write_record(run_dir: Path, record: dict[str, Any], *, newest: bool = True) -> None:
     """Write a boundary's record beside its checkpoints, then as ``sequence.json``, which says where the run is.
 
     Args:
         run_dir: The run folder.
         record: Plain values; ``checkpoint`` is the boundary's name.
+        newest: Whether the run goes on from this boundary; else ``sequence.json`` stays as it is.
     """
     text = as_json({**record, "checksum": _seal(json.loads(as_json(record)))})
     write_text(run_dir / "checkpoints" / f"{record['checkpoint']}.json", text)
-    write_text(run_dir / "sequence.json", text)
+    if newest:
+        write_text(run_dir / "sequence.json", text)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_cl.functional.batches import concatenate, select
-from lightning_cl.streams.data import Data
+from lightning_cl.streams.data import Data, sample_ids
 from lightning_cl.streams.tensor_data import TensorData
 
 
@@ -40,6 +40,18 @@ class ConcatData:
             places.append(place)
         # texts of unequal length are padded
         return select(reduce(concatenate, served), torch.cat(places).argsort())
+
+    def sample_ids(self, indices: Tensor) -> Tensor | None:
+        """What the parts call the samples at ``indices``; None if one of them has no names."""
+        owner = torch.searchsorted(self._ends, indices, right=True)
+        ids = torch.empty_like(indices)
+        for number in owner.unique().tolist():
+            start = int(self._ends[number]) - len(self.parts[number])
+            found = sample_ids(self.parts[number], indices[owner == number] - start)
+            if found is None:
+                return None
+            ids[owner == number] = found
+        return ids
 
 
 def concatenate_data(parts: Sequence[Data]) -> Data:

@@ -12,6 +12,15 @@ TaskTransform = Callable[[Tensor, Tensor], Tensor]
 """
 
 
+def sample_ids(data: Any, indices: Tensor) -> Tensor | None:
+    """What names the samples at ``indices``, (N,) long, for data with a method ``sample_ids``; None for others.
+
+    The same sample has the same id in every task and view of a data set.
+    """
+    names = getattr(data, "sample_ids", None)
+    return None if names is None else names(indices)
+
+
 @runtime_checkable
 class Data(Protocol):
     """A finite labelled data set that serves batches by index.

@@ -94,6 +94,10 @@ class ItemData:
         y = self.targets[indices]
         return (x, y) if self.task_ids is None else (x, y, self.task_ids[indices])
 
+    def sample_ids(self, indices: Tensor) -> Tensor:
+        """What names the samples at ``indices``, (N,) long: their positions in the data set."""
+        return self.indices[indices] + self.first_id
+
     def view(self, indices: Tensor, targets: Tensor | None = None, **changes: Any) -> "ItemData":
         """Some of the samples as new data, with other labels or constructor arguments."""
         arguments: dict[str, Any] = {

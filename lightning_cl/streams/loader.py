@@ -11,7 +11,7 @@ from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import clone_batch
 from lightning_cl.functional.sampling import draw_class_balanced
 from lightning_cl.functional.seeding import generator
-from lightning_cl.streams.data import Data
+from lightning_cl.streams.data import Data, sample_ids
 
 
 class TaskLoader:
@@ -98,6 +98,7 @@ class TaskLoader:
         self.in_order, self.updates_per_batch, self.shared = in_order, updates_per_batch, shared
         self._epoch = self._batches = 0
         self._resume = False
+        self._epoch_batches: tuple[Tensor, ...] = ()
 
     @property
     def sampler(self) -> "TaskLoader":
@@ -150,12 +151,17 @@ class TaskLoader:
         batches, n = self._order().split(self.batch_size), len(self) // times
         if self._is_shared() and not self.drop_last and len(batches) > n:
             batches = (*batches[:-2], torch.cat(batches[-2:]))
+        self._epoch_batches = batches[:n]
         batches = batches[start // times : n]
         for batch in self._serve(batches):
             for left in reversed(range(times - self._batches % times)):
                 self._batches += 1
                 # a copy, because a batch may be changed in place while it is trained on
                 yield clone_batch(batch) if left else batch
+
+    def sample_ids(self, number: int) -> Tensor | None:
+        """What names the samples of batch ``number`` of the epoch that is served, (N,) long; None if nothing does."""
+        return sample_ids(self.dataset, self._epoch_batches[number // self.updates_per_batch])
 
     def _is_shared(self) -> bool:
         return self.shared and not self.shuffle and len(self.dataset) >= _world()[1]

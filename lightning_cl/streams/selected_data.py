@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_cl.streams.data import Data
+from lightning_cl.streams.data import Data, sample_ids
 
 
 class SelectedData:
@@ -26,3 +26,7 @@ class SelectedData:
     def batch(self, indices: Tensor, *, epoch: int = 0, augment: bool = False) -> Any:
         """The samples at ``indices``; see ``Data.batch``."""
         return self.data.batch(self.indices[indices], epoch=epoch, augment=augment)
+
+    def sample_ids(self, indices: Tensor) -> Tensor | None:
+        """What the data call the samples at ``indices``."""
+        return sample_ids(self.data, self.indices[indices])

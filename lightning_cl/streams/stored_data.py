@@ -25,7 +25,9 @@ def stored_data(stored: Mapping[str, Any]) -> Data:
         if "labels" in stored:
             return MappingData(stored)
         if sorted(stored) in (["0", "1"], ["0", "1", "2"]):
-            return TensorData(stored["0"], stored["1"], task_id=stored.get("2"))
+            data = TensorData(stored["0"], stored["1"], task_id=stored.get("2"))
+            data.named = False
+            return data
     raise InputError(
         f"stored batches with leaves {sorted(stored)}",
         "tensors (x, y), (x, y, task), or a mapping with labels",

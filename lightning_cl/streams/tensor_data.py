@@ -64,6 +64,8 @@ class TensorData:
         self.task_transform, self.augment, self.normalize = task_transform, augment, normalize
         self.task_ids = None if task_id is None else torch.as_tensor(task_id, dtype=torch.long).expand(n)
         self.seed, self.first_id = seed, first_id
+        #: whether rows of ``x`` are positions in a data set
+        self.named = True
         self._scale = None if normalize is None else tuple(per_channel(part, x.dim()) for part in normalize)
 
     def __len__(self) -> int:
@@ -88,6 +90,12 @@ class TensorData:
             x = (x - self._scale[0]) / self._scale[1]
         y = self.targets.index_select(0, indices)
         return (x, y) if self.task_ids is None else (x, y, self.task_ids.index_select(0, indices))
+
+    def sample_ids(self, indices: Tensor) -> Tensor | None:
+        """What names the samples at ``indices``, (N,) long: their positions in the data set; None without ``named``."""
+        if not self.named:
+            return None
+        return (indices if self.rows is None else self.rows.index_select(0, indices)) + self.first_id
 
     def view(self, indices: Tensor, targets: Tensor | None = None, **changes: Any) -> "TensorData":
         """Some of the samples as new data on the same storage, with other labels or constructor arguments."""

@@ -100,6 +100,10 @@ class TextData:
         batch = self.tokens.padded(self.rows[indices]) | {"labels": self.targets[indices]}
         return batch if self.task_ids is None else batch | {"task": self.task_ids[indices]}
 
+    def sample_ids(self, indices: Tensor) -> Tensor:
+        """What names the texts at ``indices``, (N,) long: their positions among the texts."""
+        return self.rows[indices]
+
     def view(self, indices: Tensor, targets: Tensor | None = None, **changes: Any) -> "TextData":
         """Some of the texts as new data on the same tokens, with other labels or constructor arguments."""
         task_id = None if self.task_ids is None else self.task_ids[indices]
