@@ -123,15 +123,13 @@ class TeacherMethod(MemoryMethod):
                 "to know which classes are new",
                 "use TaskDataModule, or a DataModule with an attribute task",
             )
-        self._check(pl_module)
-
-    def _refuse_no_new_classes(self) -> None:
-        if self.old_classes and not self.new_classes:
+        if self.needs_new_classes and self.old_classes and not self.new_classes:
             raise InputError(
                 f"{type(self).__name__} on a task without a new class",
                 "classes that come task by task (scenario class_incremental or task_incremental)",
                 "use er, eeil or a penalty for domain_incremental and data_incremental",
             )
+        self._check(pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Record the step that follows."""

@@ -1,7 +1,7 @@
 """Bias correction."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +72,7 @@ class BiC(MixedMemory):
     """
 
     needs_labels = True
+    needs_new_classes = True
     order = -5
 
     def __init__(
@@ -190,6 +191,11 @@ class BiC(MixedMemory):
 
     def _nothing_to_train(self, trainer: Any) -> bool:
         return bool(trainer.fit_loop.done)
+
+    def refuse_tasks(self, tasks: Sequence[Any]) -> None:
+        """Refuse tasks without new classes, and more classes than samples to be held out."""
+        super().refuse_tasks(tasks)
+        self._held_share(len({c for task in tasks for c in task.class_indices}))
 
     def _held_share(self, n_classes: int) -> int:
         share = self.validation.size // n_classes

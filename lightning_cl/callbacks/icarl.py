@@ -1,6 +1,6 @@
 """Incremental classifier and representation learning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,7 @@ class ICaRL(MixedMemory):
     """
 
     needs_labels = True
+    needs_new_classes = True
     # its loss takes the place of the module's: what others add comes after
     order = -10
 
@@ -148,6 +149,11 @@ class ICaRL(MixedMemory):
         # old classes learn from every sample, whichever classes its label competes with
         mixed = active.index_copy(1, old, logits[:, old].to(active.dtype))
         return with_loss(output, binary_distillation_loss(mixed, labels, targets, old, self.temperature))
+
+    def refuse_tasks(self, tasks: Sequence[Any]) -> None:
+        """Refuse tasks without new classes, and more classes than exemplars."""
+        super().refuse_tasks(tasks)
+        self._share(len({c for task in tasks for c in task.class_indices}))
 
     def _share(self, n_classes: int) -> int:
         share = self.memory.size // n_classes

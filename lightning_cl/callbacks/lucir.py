@@ -48,6 +48,8 @@ class LUCIR(TeacherMethod):
         InputError: For values outside these; before training for what cannot work.
     """
 
+    needs_new_classes = True
+
     def __init__(
         self,
         memory_size: int,
@@ -102,7 +104,6 @@ class LUCIR(TeacherMethod):
                 "a head that is read as a whole",
                 "set margin_weight=0, or scenario class_incremental",
             )
-        self._refuse_no_new_classes()
 
     def _reads_teacher(self) -> bool:
         return bool(self.teacher) and self.lambda_ > 0

@@ -50,6 +50,8 @@ class PODNet(TeacherMethod):
         InputError: For values outside these; before training for what cannot work.
     """
 
+    needs_new_classes = True
+
     def __init__(
         self,
         memory_size: int,
@@ -124,9 +126,6 @@ class PODNet(TeacherMethod):
         if self._nca is not None:
             self._nca.remove()
         self._nca = None
-
-    def _check(self, module: Any) -> None:
-        self._refuse_no_new_classes()
 
     def _reads_teacher(self) -> bool:
         return bool(self.teacher) and self.lambda_c + self.lambda_f > 0 and bool(self.old_classes)
