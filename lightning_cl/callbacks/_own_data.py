@@ -116,5 +116,5 @@ def own_memory(method: str, size: int, policy: str, seed: int, options: MemoryOp
     """
     refuse_nothing(method, size)
     refuse_options(method, options, REFUSED)
-    taken = {name: value for name, value in options.items() if name not in REFUSED}
+    taken: dict[str, Any] = {name: value for name, value in options.items() if name not in REFUSED}
     return Memory(size, policy, seed, **taken)

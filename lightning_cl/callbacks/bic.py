@@ -129,9 +129,9 @@ class BiC(MixedMemory):
             state_path=state_path,
             **memory,
         )
-        places = {name: memory[name] for name in ("storage", "keep_states") if name in memory}
-        if memory.get("path") is not None:
-            places["path"] = Path(memory["path"]) / "validation"
+        path = memory.get("path")
+        places: dict[str, Any] = {**memory, "path": None if path is None else Path(path) / "validation"}
+        places = {name: places[name] for name in ("storage", "path", "keep_states") if name in places}
         self.seed, self.ridge, self.held_per_class = seed, float(ridge), held_per_class
         self.validation = Memory(
             held, "class_balanced", derive_seed(seed, name, "validation"), max_per_class=held_per_class, **places

@@ -8,8 +8,9 @@ from lightning.pytorch import Callback
 from lightning_cl import LUCIR, WA, BiC, ICaRL, PODNet, Replay, run_sequence
 from lightning_cl.errors import InputError
 from lightning_cl.streams import class_incremental, data_incremental, domain_incremental, task_incremental
+from lightning_cl.streams.datamodule import TaskDataModule
 from tests.command_line import QUICK, Call, call
-from tests.finetuning.examples import FEW_EPOCHS, blobs, module
+from tests.finetuning.examples import FEW_EPOCHS, blobs, module, trainer
 
 __all__ = ["call"]
 METHODS: dict[str, Any] = {
@@ -40,6 +41,16 @@ def test_a_scenario_without_new_classes_is_refused_before_training(name: str, bu
     message = rf"'task 1' without new classes for {type(callback).__name__}; .* HINT: set stream.scenario=class_incr"
     with pytest.raises(InputError, match=message):
         run([*METHODS[name](), NoFit()], builder)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_trainer_of_ones_own_knows_one_task_at_a_time(name: str):
+    first, second = domain_incremental(blobs(), 2)
+    callbacks = [callback for callback in METHODS[name]() if not isinstance(callback, Replay)]
+    learner = module(head_layer="cosine" if name in ("lucir", "podnet") else "linear")
+    trainer(max_epochs=1, callbacks=callbacks).fit(learner, TaskDataModule(first, batch_size=20))
+    with pytest.raises(InputError, match=r"a task without (new classes for|a new class).*HINT: "):
+        trainer(max_epochs=1, callbacks=callbacks).fit(learner, TaskDataModule(second, batch_size=20))
 
 
 @pytest.mark.parametrize("builder", [class_incremental, task_incremental])
