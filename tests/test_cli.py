@@ -43,7 +43,7 @@ OWN_DATA = ["stream=custom", "+stream.dataset.train._target_=tests.command_line.
         ("stream.n_tasks=50", "10 classes for 50 tasks", "n_tasks <= 10"),
         ("stream.n_tasks=0", "n_tasks=0", "stream.n_tasks=5"),
         ("stream.n_tasks=abc", "stream.n_tasks='abc'", "leave it out"),
-        ("callbacks.er.memory_size=0", "memory_size=0", "memory_size=200"),
+        ("method=icarl callbacks.icarl.memory_size=0", "memory_size=0", "memory_size=200"),
         ("callbacks.er.memory_size=-5", "memory_size=-5", "memory_size=200"),
         ("method=ewc callbacks.ewc.lambda_=abc", "callbacks.ewc.lambda_='abc'", "leave it out"),
         ("method=ewc callbacks.ewc.lambda_=-1", "lambda_=-1", "lambda_=1000"),
@@ -97,8 +97,8 @@ def test_unwritable_folder(call: Call, tmp_path: Path):
 
 def test_full_error_gives_the_traceback(call: Call, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(InstantiationException, match="memory_size=0"):
-        call("callbacks.er.memory_size=0")
+    with pytest.raises(InstantiationException, match="memory_size=-1"):
+        call("callbacks.er.memory_size=-1")
 
 
 def _ctrl_c_as_lightning_has_it() -> None:

@@ -57,6 +57,15 @@ def new_rows(module: Any, old: list[int], method: str) -> list[int]:
     return new or no_new_classes(method)
 
 
+def has_one_class(module: Any) -> bool:
+    """Whether one class alone is in the training loss of the latest task, so that its softmax has no gradient."""
+    if not all(hasattr(module, name) for name in ("active_classes", "seen_classes", "class_names", "tasks")):
+        return False
+    latest = module.tasks[-1] if module.tasks else module.class_names
+    competing = {"all": module.class_names, "task": latest}.get(module.active_classes, module.seen_classes)
+    return len(competing) == 1
+
+
 def no_new_classes(method: str) -> NoReturn:
     """Refuse a task whose classes are all known."""
     raise InputError(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_cl._compat_fsdp2 import whole
 from lightning_cl._sharded_tensors import local, shard_like
+from lightning_cl.callbacks._classifier import has_one_class
 from lightning_cl.callbacks._importance_file import fitted
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._parameter_filter import ParameterFilter, Patterns
@@ -19,6 +20,10 @@ from lightning_cl.functional.penalty import merge_online
 from lightning_cl.importance_files import ImportanceFile, check_importance, load_importance
 
 log = logging.getLogger(__name__)
+ONE_CLASS = (
+    "%s: the importance of task %d is 0, because one class alone has no gradient of its cross-entropy; nothing of it "
+    "is held. HINT: put two classes or more into the task"
+)
 
 
 class KeptPenalty(MethodCallback):
@@ -37,8 +42,9 @@ class KeptPenalty(MethodCallback):
         name, consolidate, select, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
 
     Raises:
-        InputError: For values outside these, patterns that match nothing, importances that are not finite or all zero,
-            and a file that does not fit.
+        InputError: For values outside these, patterns that match nothing, importances that are not finite or all zero
+            (a task with one class alone excepted, of which a warning says that nothing is held), and a file that does
+            not fit.
     """
 
     def __init__(
@@ -124,8 +130,12 @@ class KeptPenalty(MethodCallback):
         with whole(module):
             selected = self._selected(module)
             new = {name: f for name, f in self._new_importance(trainer, module, loader).items() if name in selected}
+            nothing = bool(new) and not any(bool(value.any()) for value in new.values())
             # a strong penalty may hold everything where it is; nothing is gathered then
-            if not (self._gathers and self.importance and not any(bool(value.any()) for value in new.values())):
+            held = self._gathers and bool(self.importance)
+            if nothing and not held and (held := has_one_class(module)):
+                log.warning(ONE_CLASS, self.state_key, self.n_tasks)
+            if not (nothing and held):
                 check_importance(new, {name: selected[name].detach() for name in new}, where=f" of {self.state_key}")
                 new = self._normalized(new)
         selected = self._selected(module)

@@ -52,7 +52,7 @@ class MemoryFilling(MethodCallback):
         self._facts = SampleFacts(self.memory.needs, features_fn, losses_fn)
         if fill == "step" and ("features" in self.memory.needs or self.memory.stores_references):
             what = "stores='references'" if self.memory.stores_references else f"policy={policy!r}"
-            raise InputError(f"fill='step' with {what}", "fill='consolidate'", "leave fill out")
+            raise InputError(f"fill='step' with {what}", "fill='consolidate'", "set fill='consolidate'")
         self.replayed = 0
         self.step_extras: dict[str, Tensor] = {}
         self._trainer: Any = None

@@ -52,7 +52,7 @@ class MemoryMethod(MemoryFilling):
     in the order of ranks, and each process draws its own samples.
 
     Args:
-        memory_size: Samples kept in all, >= 1; None with ``memory_bytes``.
+        memory_size: Samples kept in all, >= 0 (nothing is stored); None with ``memory_bytes``.
         policy, max_per_class: See :class:`~lightning_cl.memory.Memory`.
         batch_size: Memory samples per draw (and process); as many as the current batch has by default.
         fill: ``"consolidate"`` offers every training sample once at the end of a task, unshuffled and not augmented;

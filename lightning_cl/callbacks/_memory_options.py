@@ -6,7 +6,15 @@ from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
+from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import Leaf
+
+#: What is as good as an option that is not given.
+DEFAULTS: dict[str, Any] = {"storage": "ram", "stores": "samples", "keep_states": 4}
+#: Of methods that choose by a policy of their own.
+FIXED_POLICY = dict.fromkeys(
+    ("policy_options", "features_fn", "losses_fn"), "leave it out; Replay and the methods with policy= take it"
+)
 
 
 class StorageOptions(TypedDict, total=False):
@@ -28,3 +36,31 @@ class MemoryOptions(StorageOptions, total=False):
 
     features_fn: Callable[[Any, Any], Tensor] | None
     losses_fn: Callable[[Any, Any], Tensor] | None
+
+
+def refuse_options(method: str, given: Mapping[str, Any], hints: Mapping[str, str]) -> None:
+    """Refuse the options of a memory that a method cannot do anything with.
+
+    Args:
+        method: Its name.
+        given: The options that it was given.
+        hints: For each of those it cannot take, what to do instead.
+
+    Raises:
+        InputError: With the name of the first of them.
+    """
+    for name, hint in hints.items():
+        value = given.get(name)
+        if value is not None and value != DEFAULTS.get(name):
+            shown = "a function" if callable(value) else repr(value)
+            raise InputError(f"{name}={shown} with {method}", f"{method} without {name}", hint)
+
+
+def refuse_nothing(method: str, memory_size: Any) -> None:
+    """Refuse a memory of no samples where there is no method without one.
+
+    Raises:
+        InputError: For 0.
+    """
+    if memory_size == 0 and isinstance(memory_size, int) and not isinstance(memory_size, bool):
+        raise InputError(f"memory_size=0 with {method}", "an integer >= 1", "set memory_size=200")

@@ -1,6 +1,7 @@
 """What every method's callback shares: counting tasks, and consolidating each of them exactly once."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ class MethodCallback(Callback):
     needs_data = True
     #: whether it works on parameters that FSDP2 shards
     supports_sharding = False
+    #: whether every task has to bring a class that is new
+    needs_new_classes = False
 
     def __init__(
         self,
@@ -76,6 +79,22 @@ class MethodCallback(Callback):
     def needs_boundary(self) -> bool:
         """Whether it has to be told where a task ends; then it is refused on a stream that has no boundaries."""
         return True
+
+    def refuse_tasks(self, tasks: Sequence[Any]) -> None:
+        """Refuse a sequence that could not be learnt to its end; :func:`~lightning_cl.run_sequence` asks before it.
+
+        Args:
+            tasks: What will be trained on, one after the other.
+        """
+        known: set[int] = set()
+        for task in tasks if self.needs_new_classes else ():
+            if known.issuperset(task.class_indices):
+                raise InputError(
+                    f"{task.name!r} without new classes for {type(self).__name__}",
+                    "new classes in every task (class_incremental, task_incremental)",
+                    "set stream.scenario=class_incremental; where the same classes come again take er, derpp or ewc",
+                )
+            known.update(task.class_indices)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, and read ``state_path``."""

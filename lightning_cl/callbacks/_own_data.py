@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_nothing, refuse_options
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.errors import InputError
 from lightning_cl.memory import Memory, find_labels
@@ -11,6 +12,13 @@ from lightning_cl.streams.data import Data
 from lightning_cl.streams.stored_data import stored_data
 from lightning_cl.streams.stream import merge_tasks
 from lightning_cl.streams.task import Task
+
+#: The memory is filled from the data alone, by a policy of the method's own, and is the data of the next fit.
+REFUSED = {
+    **FIXED_POLICY,
+    "memory_bytes": "set memory_size, which says how long a fit is",
+    "stores": "leave it out, or use storage='disk'",
+}
 
 
 class OwnData(MethodCallback):
@@ -98,3 +106,15 @@ class OwnData(MethodCallback):
             raise InputError(f"the state of {self.name} {given}", "the same memory_size", "start anew")
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
+
+
+def own_memory(method: str, size: int, policy: str, seed: int, options: MemoryOptions) -> Memory:
+    """The memory of a method, with the options that it can take.
+
+    Raises:
+        InputError: For the others, by name, and for a memory of nothing.
+    """
+    refuse_nothing(method, size)
+    refuse_options(method, options, REFUSED)
+    taken: dict[str, Any] = {name: value for name, value in options.items() if name not in REFUSED}
+    return Memory(size, policy, seed, **taken)

@@ -200,7 +200,8 @@ class QuadraticPenalty(KeptPenalty):
 
     def _guess_lambda(self) -> None:
         """Once, as soon as there is a penalty."""
-        if not self._strength.waits or not self.importance:
+        # a task with one class alone has left zeros
+        if not self._strength.waits or not any(bool(value.any()) for value in self.importance.values()):
             return
         found = suggest_lambda(self.importance.values(), [self.anchor[name] for name in self.importance])
         if found is None:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from lightning_cl.callbacks._memory_method import MemoryMethod
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._step_hooks import refuse_scaled_gradients
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
@@ -49,7 +50,7 @@ class GradientProjection(MemoryMethod):
     modules see the memory samples as they see every training batch.
 
     Args:
-        memory_size, batch_size, fill, label_fn, seed, name, consolidate, state_path: See
+        memory_size, batch_size, fill, label_fn, seed, name, consolidate, state_path, **memory: See
             :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
         policy: ``"task_balanced"`` (an equal share for every task learned, a reservoir within each), or one of
             :class:`~lightning_cl.memory.Memory`.
@@ -65,7 +66,7 @@ class GradientProjection(MemoryMethod):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None,
         *,
         policy: str,
         max_per_task: int | None,
@@ -76,6 +77,7 @@ class GradientProjection(MemoryMethod):
         name: str,
         consolidate: Literal["auto", "manual"],
         state_path: str | Path | None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         by_task = policy == "task_balanced"
         if max_per_task is not None and (not by_task or not isinstance(max_per_task, int) or max_per_task < 1):
@@ -96,6 +98,7 @@ class GradientProjection(MemoryMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         self.policy = policy
         self.projected = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_cl.callbacks._captured import Captured
 from lightning_cl.callbacks._hub import loss_of, with_loss
 from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.batch_parts import split_batch
@@ -23,7 +24,8 @@ class TeacherMethod(MemoryMethod):
     submodules that they read (:meth:`_watched`) and return the step's loss (:meth:`_loss`).
 
     Args:
-        memory_size, policy, max_per_class, batch_size, seed: See :class:`~lightning_cl.callbacks._memory_method`.
+        memory_size, policy, max_per_class, batch_size, seed, **memory: See
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
 
     State: the memory, and one copy of the parameters and buffers of backbone and head.
@@ -33,15 +35,16 @@ class TeacherMethod(MemoryMethod):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
-        policy: Literal["reservoir", "class_balanced"] = "class_balanced",
+        policy: str = "class_balanced",
         max_per_class: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         name: str,
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -52,6 +55,7 @@ class TeacherMethod(MemoryMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         self.teacher = Teacher()
         #: rows of the classes of earlier tasks, and of those that are new in this one
@@ -123,15 +127,13 @@ class TeacherMethod(MemoryMethod):
                 "to know which classes are new",
                 "use TaskDataModule, or a DataModule with an attribute task",
             )
-        self._check(pl_module)
-
-    def _refuse_no_new_classes(self) -> None:
-        if self.old_classes and not self.new_classes:
+        if self.needs_new_classes and self.old_classes and not self.new_classes:
             raise InputError(
                 f"{type(self).__name__} on a task without a new class",
                 "classes that come task by task (scenario class_incremental or task_incremental)",
                 "use er, eeil or a penalty for domain_incremental and data_incremental",
             )
+        self._check(pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Record the step that follows."""

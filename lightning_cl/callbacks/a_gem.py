@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._projection import GradientProjection
 from lightning_cl.functional.projection import project_agem
 
@@ -29,7 +30,7 @@ class AGEM(GradientProjection):
     Not supported: manual optimization (there is no loss of the memory samples), sparse gradients.
 
     Args:
-        memory_size: Samples kept in all, >= 1.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
         policy: ``"task_balanced"``: an equal share for every task, a reservoir within each; or ``"reservoir"`` or
             ``"class_balanced"``, see :class:`~lightning_cl.memory.Memory`.
         max_per_task: For ``task_balanced``: no task holds more, even while there is room.
@@ -41,6 +42,9 @@ class AGEM(GradientProjection):
             none.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``, ``features_fn``, ``losses_fn``: see
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these; in ``setup`` and on the first batch for what cannot work.
@@ -48,9 +52,9 @@ class AGEM(GradientProjection):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
-        policy: Literal["task_balanced", "reservoir", "class_balanced"] = "task_balanced",
+        policy: str = "task_balanced",
         max_per_task: int | None = None,
         batch_size: int | None = None,
         fill: Literal["consolidate", "step"] = "consolidate",
@@ -59,6 +63,7 @@ class AGEM(GradientProjection):
         name: str = "a_gem",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -71,6 +76,7 @@ class AGEM(GradientProjection):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
 
     def _choose(self, n: int, rank: int, world: int) -> list[Tensor]:

@@ -1,9 +1,9 @@
 """Bias correction."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_cl import _compat
 from lightning_cl.callbacks._classifier import features_and_logits, no_new_classes, require_classifier
 from lightning_cl.callbacks._held_out import Skipping, held_out_positions, without
+from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_options
 from lightning_cl.callbacks._method import plain_of
 from lightning_cl.callbacks._mixed_memory import MixedMemory, picked
 from lightning_cl.callbacks._patch import InstancePatch
@@ -23,6 +24,15 @@ from lightning_cl.memory import Memory
 
 log = logging.getLogger(__name__)
 RULE = "bias_correction"
+#: It has two memories, each with a share for every class, and leaves samples out of what it is given.
+REFUSED = {
+    **FIXED_POLICY,
+    "memory_bytes": "set memory_size, of which every class has its share",
+    "max_age": "leave it out; every class has its share, whatever its age",
+    "stores": "leave it out; it stores samples, also with storage='disk'",
+    "id_fn": "name the ids in the batch: an integer leaf named id, sample_id or index",
+    "deletion_log": "leave it out; delete in both: bic.memory.delete(ids), bic.validation.delete(ids)",
+}
 _NOBODY = torch.empty(0, dtype=torch.long)
 
 
@@ -66,12 +76,15 @@ class BiC(MixedMemory):
         label_fn: ``batch -> labels (N,)``, where :func:`~lightning_cl.memory.find_labels` finds none.
         seed: Seed of what is stored, held out and drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``storage``, ``path``, ``keep_states``: see :class:`~lightning_cl.memory.Memory`; the samples for
+            step 2 have the folder ``validation`` in ``path``. Other options are refused by name.
 
     Raises:
         InputError: For values outside these; in ``setup`` and before training for what cannot work.
     """
 
     needs_labels = True
+    needs_new_classes = True
     order = -5
 
     def __init__(
@@ -88,7 +101,9 @@ class BiC(MixedMemory):
         name: str = "bic",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
+        refuse_options(type(self).__name__, memory, REFUSED)
         if not isinstance(validation_fraction, int | float) or not 0 < validation_fraction < 1:
             raise InputError(f"validation_fraction={validation_fraction!r}", "a number in (0, 1)", "0.1 is the default")
         for argument, value in (("temperature", temperature), ("ridge", ridge)):
@@ -112,10 +127,14 @@ class BiC(MixedMemory):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
+        path = memory.get("path")
+        places: dict[str, Any] = {**memory, "path": None if path is None else Path(path) / "validation"}
+        places = {name: places[name] for name in ("storage", "path", "keep_states") if name in places}
         self.seed, self.ridge, self.held_per_class = seed, float(ridge), held_per_class
         self.validation = Memory(
-            held, "class_balanced", derive_seed(seed, name, "validation"), max_per_class=held_per_class
+            held, "class_balanced", derive_seed(seed, name, "validation"), max_per_class=held_per_class, **places
         )
         self.distillation = ShareDistillation(type(self).__name__, float(temperature))
         self.classes: list[int] = []
@@ -190,6 +209,11 @@ class BiC(MixedMemory):
 
     def _nothing_to_train(self, trainer: Any) -> bool:
         return bool(trainer.fit_loop.done)
+
+    def refuse_tasks(self, tasks: Sequence[Any]) -> None:
+        """Refuse tasks without new classes, and more classes than samples to be held out."""
+        super().refuse_tasks(tasks)
+        self._held_share(len({c for task in tasks for c in task.class_indices}))
 
     def _held_share(self, n_classes: int) -> int:
         share = self.validation.size // n_classes

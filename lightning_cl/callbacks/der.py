@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_cl import _compat
 from lightning_cl.callbacks._hub import loss_of, with_loss
 from lightning_cl.callbacks._memory_method import MemoryMethod
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._outputs import LogitsFn, StepOutputs
 from lightning_cl.callbacks._snapshot import kept_state
 from lightning_cl.errors import InputError
@@ -38,10 +39,11 @@ class DER(MemoryMethod):
     Not supported: manual optimization; logits that are not one row per sample.
 
     Args:
-        memory_size: Samples kept in all, >= 1.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
         alpha: Weight of the logits' term, >= 0.
         beta: Weight of the labels' term, >= 0; more than 0 is DER++.
-        policy: What is kept: ``"reservoir"`` or ``"class_balanced"``, see :class:`~lightning_cl.memory.Memory`.
+        policy: What is kept: ``"reservoir"``, ``"class_balanced"`` or any other of
+            :class:`~lightning_cl.memory.Memory`.
         max_per_class: For ``class_balanced``: no class holds more, even while there is room.
         batch_size: Memory samples in each draw (and process); as many as the current batch has by default.
         fill: ``"step"`` offers the current batch after each step of the first epoch; ``"consolidate"`` offers every
@@ -51,6 +53,9 @@ class DER(MemoryMethod):
             none.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``, ``features_fn``, ``losses_fn``: see
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these; on the first step if no logits are found.
@@ -62,11 +67,11 @@ class DER(MemoryMethod):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         alpha: float = 0.5,
         beta: float = 0.0,
         *,
-        policy: Literal["reservoir", "class_balanced"] = "reservoir",
+        policy: str = "reservoir",
         max_per_class: int | None = None,
         batch_size: int | None = None,
         fill: Literal["step", "consolidate"] = "step",
@@ -76,6 +81,7 @@ class DER(MemoryMethod):
         name: str = "der",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -88,6 +94,7 @@ class DER(MemoryMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         for argument, value in (("alpha", alpha), ("beta", beta)):
             if not 0 <= value < float("inf"):

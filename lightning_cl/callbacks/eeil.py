@@ -1,10 +1,11 @@
 """EEIL: end-to-end incremental learning, with distillation of each old task's outputs."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor, nn
 
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.callbacks._teacher_method import TeacherMethod, parts, weight
 from lightning_cl.errors import InputError
@@ -27,13 +28,16 @@ class EEIL(TeacherMethod):
     Not supported: modules that are not :class:`~lightning_cl.FineTuningModule`; manual optimization.
 
     Args:
-        memory_size: Samples kept in all, >= 1.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
         lambda_: Weight of the distillation.
         temperature: T.
         policy, max_per_class: What is kept, see :class:`~lightning_cl.memory.Memory`.
         batch_size: Memory samples per step (and process); as many as the current batch has by default.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``, ``features_fn``, ``losses_fn``: see
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these; before training for what cannot work.
@@ -44,17 +48,18 @@ class EEIL(TeacherMethod):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
         lambda_: float = 1.0,
         temperature: float = 2.0,
-        policy: Literal["reservoir", "class_balanced"] = "class_balanced",
+        policy: str = "class_balanced",
         max_per_class: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         name: str = "eeil",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -65,6 +70,7 @@ class EEIL(TeacherMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < 1e9:
             raise InputError(f"temperature={temperature!r}", "a finite number > 0", "leave it out for 2.0")

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_cl.callbacks._hub import loss_of, with_loss
 from lightning_cl.callbacks._memory_method import MemoryMethod
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._outputs import LogitsFn, StepOutputs
 from lightning_cl.errors import InputError
 from lightning_cl.functional.asymmetric import present_classes
@@ -34,8 +35,9 @@ class ERACE(MemoryMethod):
     probabilities.
 
     Args:
-        memory_size: Samples kept in all, >= 1.
-        policy: What is kept: ``"reservoir"`` or ``"class_balanced"``, see :class:`~lightning_cl.memory.Memory`.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
+        policy: What is kept: ``"reservoir"``, ``"class_balanced"`` or any other of
+            :class:`~lightning_cl.memory.Memory`.
         max_per_class: For ``class_balanced``: no class holds more, even while there is room.
         batch_size: Memory samples per step (and process); as many as the current batch has by default.
         fill: ``"step"`` offers the current batch after each step of the first epoch; ``"consolidate"`` offers every
@@ -46,6 +48,9 @@ class ERACE(MemoryMethod):
             none.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``, ``features_fn``, ``losses_fn``: see
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these; on the first step if no logits are found.
@@ -60,9 +65,9 @@ class ERACE(MemoryMethod):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
-        policy: Literal["reservoir", "class_balanced"] = "reservoir",
+        policy: str = "reservoir",
         max_per_class: int | None = None,
         batch_size: int | None = None,
         fill: Literal["step", "consolidate"] = "step",
@@ -72,6 +77,7 @@ class ERACE(MemoryMethod):
         name: str = "er_ace",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -84,6 +90,7 @@ class ERACE(MemoryMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         self.outputs = StepOutputs("ERACE", logits_fn, change=_own_classes)
         self._module: Any = None

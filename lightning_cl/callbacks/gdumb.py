@@ -1,12 +1,12 @@
 """Greedy sampler and dumb learner."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from lightning_cl.callbacks._own_data import OwnData
+from lightning_cl.callbacks._memory_options import MemoryOptions
+from lightning_cl.callbacks._own_data import OwnData, own_memory
 from lightning_cl.errors import InputError
 from lightning_cl.functional.seeding import derive_seed
-from lightning_cl.memory import Memory
 from lightning_cl.streams.task import Task
 
 
@@ -29,6 +29,8 @@ class GDumb(OwnData):
             is small beside the tasks.
         seed: Seed of which samples are replaced.
         name: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``, ``deletion_log``: see
+            :class:`~lightning_cl.memory.Memory`. Other options are refused by name.
 
     Raises:
         InputError: For other values; in ``setup`` for what is not supported.
@@ -36,8 +38,16 @@ class GDumb(OwnData):
 
     needs_data = False
 
-    def __init__(self, memory_size: int, *, max_epochs: int | None = None, seed: int = 0, name: str = "gdumb") -> None:
-        super().__init__(Memory(memory_size, "gdumb", derive_seed(seed, name)), name=name)
+    def __init__(
+        self,
+        memory_size: int,
+        *,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        name: str = "gdumb",
+        **memory: Unpack[MemoryOptions],
+    ) -> None:
+        super().__init__(own_memory("GDumb", memory_size, "gdumb", derive_seed(seed, name), memory), name=name)
         if max_epochs is not None and (not isinstance(max_epochs, int) or max_epochs < 1):
             raise InputError(f"max_epochs={max_epochs!r}", "an integer >= 1, or null", "leave it out")
         self.max_epochs = max_epochs

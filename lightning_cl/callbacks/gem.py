@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
+from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_options
 from lightning_cl.callbacks._projection import GradientProjection
 from lightning_cl.errors import InputError
 from lightning_cl.functional.projection import project_gem
@@ -33,7 +34,8 @@ class GEM(GradientProjection):
     Not supported: manual optimization (there is no loss of the memory samples), sparse gradients.
 
     Args:
-        memory_size: Samples kept in all, >= 1; every task has an equal share, a reservoir within each.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``. Every task has an equal share, a reservoir
+            within each.
         margin: The part of every earlier task's gradient that a projected gradient has at least, >= 0: the paper's
             "memory strength". A large one favours the earlier tasks.
         max_per_task: No task holds more, even while there is room.
@@ -42,6 +44,8 @@ class GEM(GradientProjection):
             batch after each step of the first epoch.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``, ``stores``,
+            ``deletion_log``: see :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these, and if ``quadprog`` is not installed; in ``setup`` and on the first batch
@@ -50,7 +54,7 @@ class GEM(GradientProjection):
 
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
         margin: float = 0.5,
         max_per_task: int | None = None,
@@ -60,7 +64,9 @@ class GEM(GradientProjection):
         name: str = "gem",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
+        refuse_options("GEM", memory, FIXED_POLICY)
         super().__init__(
             memory_size,
             policy="task_balanced",
@@ -72,6 +78,7 @@ class GEM(GradientProjection):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         if not isinstance(margin, int | float) or not 0 <= margin < float("inf"):
             raise InputError(f"margin={margin!r}", "a finite number >= 0", "leave it out for 0.5")
@@ -82,7 +89,7 @@ class GEM(GradientProjection):
         self.margin = float(margin)
         self._subsets = generator(derive_seed(seed, name), "subsets")
         self._by_task: list[Tensor] = []
-        self._known_at: tuple[int, int] | None = None
+        self._known_at: tuple[int, int, int] | None = None
 
     def _choose(self, n: int, rank: int, world: int) -> list[Tensor]:
         if self.batch_size is None and self._references:
@@ -98,8 +105,9 @@ class GEM(GradientProjection):
 
     def _slots(self) -> list[Tensor]:
         """Slots of each earlier task's samples."""
-        if self._known_at != (self.memory.n_seen, self.n_tasks):
-            self._known_at = (self.memory.n_seen, self.n_tasks)
+        known_at = (self.memory.n_seen, len(self.memory), self.n_tasks)
+        if self._known_at != known_at:
+            self._known_at = known_at
             tasks = self.memory.labels
             found = [] if tasks is None else [(tasks == task).nonzero().flatten() for task in range(self.n_tasks)]
             self._by_task = [slots for slots in found if len(slots)]

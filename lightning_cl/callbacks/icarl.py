@@ -1,8 +1,8 @@
 """Incremental classifier and representation learning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lightning_cl.callbacks._classifier import (
 )
 from lightning_cl.callbacks._head_output import HeadOutput
 from lightning_cl.callbacks._hub import loss_of, with_loss
+from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_nothing, refuse_options
 from lightning_cl.callbacks._mixed_memory import MixedMemory, by_class, picked
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
@@ -26,6 +27,18 @@ from lightning_cl.functional.nearest_mean import class_means
 from lightning_cl.memory import Memory, find_labels
 
 RULE = "nearest_mean"
+#: Its exemplars are chosen anew after each task, by herding on the features that classify.
+REFUSED = {
+    **FIXED_POLICY,
+    "memory_bytes": "set memory_size, of which every class has its share",
+    "max_age": "leave it out; herding keeps the best exemplars, whatever their age",
+    "storage": "leave storage and path out; its exemplars are in RAM",
+    "path": "leave storage and path out; its exemplars are in RAM",
+    "keep_states": "leave it out; its exemplars are in RAM",
+    "stores": "leave it out; it stores samples",
+    "id_fn": "name the ids in the batch: an integer leaf named id, sample_id or index",
+    "deletion_log": "leave it out; delete checkpoints that are older than a deletion",
+}
 
 
 class ICaRL(MixedMemory):
@@ -61,12 +74,14 @@ class ICaRL(MixedMemory):
         label_fn: ``batch -> labels (N,)``, where :func:`~lightning_cl.memory.find_labels` finds none.
         seed: Seed of the exemplars drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: The options that other memories have are refused by name.
 
     Raises:
         InputError: For values outside these; in ``setup`` and at the start of a fit for what cannot work.
     """
 
     needs_labels = True
+    needs_new_classes = True
     # its loss takes the place of the module's: what others add comes after
     order = -10
 
@@ -82,7 +97,10 @@ class ICaRL(MixedMemory):
         name: str = "icarl",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
+        refuse_nothing(type(self).__name__, memory_size)
+        refuse_options(type(self).__name__, memory, REFUSED)
         super().__init__(
             memory_size,
             batch_size=batch_size,
@@ -149,6 +167,11 @@ class ICaRL(MixedMemory):
         mixed = active.index_copy(1, old, logits[:, old].to(active.dtype))
         return with_loss(output, binary_distillation_loss(mixed, labels, targets, old, self.temperature))
 
+    def refuse_tasks(self, tasks: Sequence[Any]) -> None:
+        """Refuse tasks without new classes, and more classes than exemplars."""
+        super().refuse_tasks(tasks)
+        self._share(len({c for task in tasks for c in task.class_indices}))
+
     def _share(self, n_classes: int) -> int:
         share = self.memory.size // n_classes
         if share < 1:
@@ -189,11 +212,13 @@ class ICaRL(MixedMemory):
 
     def _hold(self, exemplars: list[tuple[dict[str, Leaf], Tensor]]) -> None:
         """Fill the memory anew; a reservoir that has room appends, so that herding's order is that of the slots."""
-        draws = self.memory.state_dict()["draws"]
+        before = self.memory.state_dict()
         self.memory = Memory(self.memory.size)
         for batch, labels in exemplars:
             self.memory.add(batch, labels)
-        self.memory.load_state_dict({**self.memory.state_dict(), "draws": draws})
+        # what was deleted stays deleted
+        kept = ("draws", "deleted") if len(before["deleted"]["hashes"]) else ("draws",)
+        self.memory.load_state_dict({**self.memory.state_dict(), **{name: before[name] for name in kept}})
 
     def _set_means(self, trainer: Any, module: Any, template: Any) -> None:
         features = []

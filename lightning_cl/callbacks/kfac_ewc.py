@@ -1,14 +1,17 @@
 """Kronecker-factored elastic weight consolidation."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
+from lightning_cl.callbacks._classifier import has_one_class
 from lightning_cl.callbacks._foreign import logits_of, outputs_and_targets, why_no_logits
 from lightning_cl.callbacks._importance import TaskBatches, importance_pass
 from lightning_cl.callbacks._input_errors import input_errors
+from lightning_cl.callbacks._kept_penalty import ONE_CLASS
 from lightning_cl.callbacks._penalty import PenaltyOptions, QuadraticPenalty
 from lightning_cl.callbacks._stability import StabilityGuard
 from lightning_cl.errors import InputError
@@ -18,6 +21,7 @@ from lightning_cl.functional.kfac import KroneckerFactors, kronecker_fisher
 from lightning_cl.functional.kronecker_penalty import KroneckerPenalty
 from lightning_cl.functional.penalty import merge_offline, merge_online
 
+log = logging.getLogger(__name__)
 MODES = tuple(mode for mode in LABELS if mode != "batch_mean")
 
 
@@ -165,8 +169,12 @@ class KroneckerEWC(QuadraticPenalty):
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         factors, diagonal = self._fisher(trainer, module, loader)
         if not factors and not diagonal:
-            hint = "the gradients vanish: check data, labels and weights (a saturated output has none in fp32)"
-            raise InputError(f"Fisher information of {self.state_key} that is 0 everywhere", "some that is not", hint)
+            if not has_one_class(module):
+                hint = "the gradients vanish: check data, labels and weights (a saturated output has none in fp32)"
+                raise InputError(
+                    f"Fisher information of {self.state_key} that is 0 everywhere", "some that is not", hint
+                )
+            log.warning(ONE_CLASS, self.state_key, self.n_tasks)
         self._forget_plans()
         named = self._fit_blocks(module)
         for name, new in factors.items():

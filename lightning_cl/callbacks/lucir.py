@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._teacher_method import TeacherMethod, rows, weight
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning.batch_parts import split_batch
@@ -33,7 +34,7 @@ class LUCIR(TeacherMethod):
     ranking loss where heads are read one task at a time; manual optimization.
 
     Args:
-        memory_size: Samples kept in all, >= 1.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
         lambda_base: :math:`\lambda_{base}`: 5 on CIFAR-100, 10 on ImageNet in the paper.
         margin_weight: w.
         margin: m.
@@ -43,27 +44,33 @@ class LUCIR(TeacherMethod):
         batch_size: Memory samples per step (and process); as many as the current batch has by default.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``, ``features_fn``, ``losses_fn``: see
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these; before training for what cannot work.
     """
 
+    needs_new_classes = True
+
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
         lambda_base: float = 5.0,
         margin_weight: float = 1.0,
         margin: float = 0.5,
         n_negatives: int = 2,
         fix_old_rows: bool = True,
-        policy: Literal["reservoir", "class_balanced"] = "class_balanced",
+        policy: str = "class_balanced",
         max_per_class: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         name: str = "lucir",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -74,6 +81,7 @@ class LUCIR(TeacherMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         if not isinstance(n_negatives, int) or n_negatives < 1:
             raise InputError(f"n_negatives={n_negatives!r}", "an integer >= 1", "leave it out for 2")
@@ -102,7 +110,6 @@ class LUCIR(TeacherMethod):
                 "a head that is read as a whole",
                 "set margin_weight=0, or scenario class_incremental",
             )
-        self._refuse_no_new_classes()
 
     def _reads_teacher(self) -> bool:
         return bool(self.teacher) and self.lambda_ > 0

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import Tensor, nn
 
+from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._patch import InstancePatch
 from lightning_cl.callbacks._stages import depth_stages
 from lightning_cl.callbacks._teacher_method import TeacherMethod, weight
@@ -34,7 +35,7 @@ class PODNet(TeacherMethod):
     optimization; the NCA loss on a module whose loss is not cross entropy.
 
     Args:
-        memory_size: Samples kept in all, >= 1.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
         lambda_c: Weight of the stages, the mean over them.
         lambda_f: Weight of the features.
         stages: Names of the stages inside the backbone, such as ``["network.layer1", "network.layer2"]``; by default
@@ -45,27 +46,33 @@ class PODNet(TeacherMethod):
         batch_size: Memory samples per step (and process); as many as the current batch has by default.
         seed: Seed of what is stored and what is drawn.
         name, consolidate, state_path: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``policy_options``, ``memory_bytes``, ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``,
+            ``stores``, ``deletion_log``, ``features_fn``, ``losses_fn``: see
+            :class:`~lightning_cl.callbacks._memory_method.MemoryMethod`.
 
     Raises:
         InputError: For values outside these; before training for what cannot work.
     """
 
+    needs_new_classes = True
+
     def __init__(
         self,
-        memory_size: int,
+        memory_size: int | None = None,
         *,
         lambda_c: float = 3.0,
         lambda_f: float = 1.0,
         stages: Sequence[str] | None = None,
         loss: Literal["nca", "module"] = "nca",
         margin: float = 0.6,
-        policy: Literal["reservoir", "class_balanced"] = "class_balanced",
+        policy: str = "class_balanced",
         max_per_class: int | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         name: str = "podnet",
         consolidate: Literal["auto", "manual"] = "auto",
         state_path: str | Path | None = None,
+        **memory: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(
             memory_size,
@@ -76,6 +83,7 @@ class PODNet(TeacherMethod):
             name=name,
             consolidate=consolidate,
             state_path=state_path,
+            **memory,
         )
         if loss not in ("nca", "module"):
             raise InputError(f"loss={loss!r}", "'nca' or 'module'", "leave it out for 'nca'")
@@ -124,9 +132,6 @@ class PODNet(TeacherMethod):
         if self._nca is not None:
             self._nca.remove()
         self._nca = None
-
-    def _check(self, module: Any) -> None:
-        self._refuse_no_new_classes()
 
     def _reads_teacher(self) -> bool:
         return bool(self.teacher) and self.lambda_c + self.lambda_f > 0 and bool(self.old_classes)

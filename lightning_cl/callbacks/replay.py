@@ -35,7 +35,7 @@ class Replay(MemoryMethod):
     rewrite the batch in place (they see only the current one).
 
     Args:
-        memory_size: Samples kept in all, >= 1; None with ``memory_bytes``.
+        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
         policy: What is kept: ``"reservoir"``, ``"class_balanced"`` or any other of
             :class:`~lightning_cl.memory.Memory`.
         max_per_class: For ``class_balanced``: no class holds more, even while there is room.

@@ -1,11 +1,11 @@
 """Training on samples drawn uniformly from everything stored."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from lightning_cl.callbacks._own_data import OwnData
+from lightning_cl.callbacks._memory_options import MemoryOptions, refuse_options
+from lightning_cl.callbacks._own_data import OwnData, own_memory
 from lightning_cl.functional.seeding import derive_seed
-from lightning_cl.memory import Memory
 from lightning_cl.streams.concat_data import concatenate_data
 from lightning_cl.streams.task import Task
 
@@ -32,6 +32,8 @@ class UniformSampling(OwnData):
             sample is as likely as any other, and the memory is a reservoir.
         seed: Seed of what the memory keeps. The order of the draws follows the run's.
         name: See :class:`~lightning_cl.callbacks._method.MethodCallback`.
+        **memory: ``max_age``, ``id_fn``, ``storage``, ``path``, ``keep_states``, ``deletion_log``: see
+            :class:`~lightning_cl.memory.Memory`; with ``memory_size`` only. Other options are refused by name.
 
     Raises:
         InputError: For another ``memory_size``; in ``setup`` for what is not supported.
@@ -40,13 +42,24 @@ class UniformSampling(OwnData):
     spends_budget = True
 
     def __init__(
-        self, memory_size: int | None = None, *, class_balanced: bool = True, seed: int = 0, name: str = "uniform"
+        self,
+        memory_size: int | None = None,
+        *,
+        class_balanced: bool = True,
+        seed: int = 0,
+        name: str = "uniform",
+        **memory: Unpack[MemoryOptions],
     ) -> None:
-        policy = "class_balanced" if class_balanced else "reservoir"
-        memory = None if memory_size is None else Memory(memory_size, policy, derive_seed(seed, name))
-        super().__init__(memory, name=name)
+        if memory_size is None:
+            hint = "set memory_size; without one all is read from the data"
+            refuse_options("UniformSampling() of all that was seen", memory, dict.fromkeys(memory, hint))
+            super().__init__(None, name=name)
+        else:
+            policy = "class_balanced" if class_balanced else "reservoir"
+            own = own_memory("UniformSampling", memory_size, policy, derive_seed(seed, name), memory)
+            super().__init__(own, name=name)
         self.sampling = "class_balanced" if class_balanced else "uniform"
-        self.needs_data = memory is not None
+        self.needs_data = self.memory is not None
 
     def training_task(self, task: Task, seen: Sequence[Task]) -> Task:
         """The task with all before it, or with what the memory holds of them."""

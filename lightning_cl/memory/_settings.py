@@ -35,8 +35,9 @@ def check_size(size: Any, memory_bytes: Any) -> None:
         raise InputError(
             f"memory_size={size!r} and memory_bytes={memory_bytes!r}", "one of the two", "set memory_size=None"
         )
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise InputError(f"memory_size={size!r}", "an integer >= 1", "set memory_size=200")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+        expected = "an integer >= 0 (with 0 nothing is stored)"
+        raise InputError(f"memory_size={size!r}", expected, "set memory_size=200")
 
 
 def make_policy(name: str, max_per_class: int | None, options: Mapping[str, Any] | None) -> Policy:

@@ -31,7 +31,7 @@ class Memory(Leaving):
     O(batch), whatever the size. The memory lives in the main process: do not fill it in a worker.
 
     Args:
-        size: Samples held at most, over all classes; None with ``memory_bytes``.
+        size: Samples held at most, over all classes, >= 0 (nothing is stored); None with ``memory_bytes``.
         policy: ``"reservoir"``, ``"class_balanced"``, ``"task_balanced"``, ``"ring"``, ``"herding"``, ``"gdumb"``,
             ``"loss_aware"`` or ``"time_weighted"``, see :mod:`lightning_cl.memory.policies`.
         seed: Seed of the two generators, one that fills and one that draws.
@@ -160,6 +160,9 @@ class Memory(Leaving):
             columns |= {LEAF + name: value for name, value in self._referred(known["tasks"], indices, n).items()}
         self._table.check(columns)
         if self.size == 0:
+            if self.memory_bytes is None:
+                self.n_seen += n
+                return
             self._measure(columns, n)
         self._paths = list(found)
         if self.max_age is None and not self.deleted:

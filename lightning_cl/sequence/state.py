@@ -74,7 +74,10 @@ class SequenceState:
             self.initial_module = copy.deepcopy(self.module)
         if not self.has_boundaries:
             refuse_boundaries(self.callbacks, self.stream)
+        trained = self.stream[: min(self.n_tasks, self.settings.trained_tasks or self.n_tasks)]
         for callback in self.method_callbacks:
+            # all tasks at once are one fit, which looks at them itself
+            callback.refuse_tasks(trained if self.settings.training_data != "all" else trained[-1:])
             callback.consolidate_when = "manual"
 
     @property

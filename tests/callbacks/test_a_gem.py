@@ -193,7 +193,7 @@ def test_logging_and_metrics_know_nothing_of_the_memory():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"memory_size": 0}, r"memory_size=0; expected an integer >= 1"),
+        ({"memory_size": -1}, r"memory_size=-1; expected an integer >= 0.*"),
         ({"memory_size": 5, "batch_size": 0}, r"batch_size=0; expected an integer >= 1, or None"),
         ({"memory_size": 5, "fill": "never"}, r"fill='never'"),
         ({"memory_size": 5, "policy": "best"}, r"policy='best'"),

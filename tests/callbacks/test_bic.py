@@ -168,8 +168,8 @@ def test_what_it_refuses() -> None:
         return str(error.value)
 
     with pytest.raises(InputError, match=r"BiC with a head that is read one task at a time; .*HINT: .*take er"):
-        learn(BiC(30), model=learner(head="multi"), tasks=stream(task_incremental))
-    with pytest.raises(InputError, match=r"1 samples held out by BiC for 2 classes; .*HINT: set a larger memory_size"):
+        learn(BiC(60), model=learner(head="multi"), tasks=stream(task_incremental))
+    with pytest.raises(InputError, match=r"1 samples held out by BiC for 6 classes; .*HINT: set a larger memory_size"):
         learn(BiC(10))
     data = blobs().train
     dataset = TensorDataset(*data.batch(torch.arange(len(data)))[:2])

@@ -170,7 +170,7 @@ def test_padded_token_batches_of_several_lengths():
     [
         ({"alpha": -1.0}, r"alpha=-1.0; expected a finite number >= 0. HINT: try alpha=0.5"),
         ({"alpha": 0.5, "beta": float("nan")}, r"beta=nan; expected a finite number >= 0. HINT"),
-        ({"memory_size": 0}, r"memory_size=0; expected an integer >= 1. HINT"),
+        ({"memory_size": -1}, r"memory_size=-1; expected an integer >= 0.*. HINT"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str):

@@ -186,7 +186,7 @@ def test_what_it_refuses() -> None:
     ruled.set_rule("bias_correction")
     assert "rule 'nearest_mean' for a module that predicts by 'bias_correction'" in refused(ICaRL(30), ruled)
     tasks = data_incremental(blobs(), 2)
-    with pytest.raises(InputError, match=r"a task without new classes for ICaRL; .*HINT: .*take er, derpp"):
+    with pytest.raises(InputError, match=r"'task 1' without new classes for ICaRL; .*HINT: .*take er, derpp"):
         learn(ICaRL(30), tasks=tasks)
     for options, text in (
         ({"max_per_class": 0}, "max_per_class=0"),

@@ -301,7 +301,7 @@ def test_a_hook_that_is_replaced_after_setup_is_reported():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory_size": 0}, r"memory_size=0; expected an integer >= 1. HINT"),
+        ({"memory_size": -1}, r"memory_size=-1; expected an integer >= 0.*. HINT"),
         ({"policy": "fifo"}, r"policy='fifo'; expected one of reservoir, class_balanced, .*HINT"),
         ({"mode": "both"}, r"mode='both'; expected 'mixed' or 'separate'. HINT"),
         ({"fill": "never"}, r"fill='never'; expected 'consolidate' or 'step'. HINT"),

@@ -110,7 +110,7 @@ def test_what_it_refuses() -> None:
     for head in ("multi", "separate"):
         with pytest.raises(InputError, match=r"WA with a head that is read one task at a time; .*HINT: .*take er"):
             learn(WA(), model=learner(head=head), tasks=stream(task_incremental))
-    with pytest.raises(InputError, match=r"a task without new classes for WA; .*HINT: name each task's classes"):
+    with pytest.raises(InputError, match=r"'task 1' without new classes for WA; .*HINT: set stream.scenario="):
         learn(WA(), tasks=data_incremental(blobs(), 2))
     with pytest.raises(InputError, match="temperature=0"):
         WA(temperature=0)

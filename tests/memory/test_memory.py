@@ -183,9 +183,9 @@ def test_labels_are_found_where_people_put_them():
     assert find_labels((x, x), label_fn=lambda batch: batch[1][:, 0].long()).tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("size", [0, -3, 2.5])
-def test_a_size_below_one(size: Any):
-    with pytest.raises(InputError, match=rf"memory_size={size}; expected an integer >= 1. HINT: set memory_size=200"):
+@pytest.mark.parametrize("size", [-1, -3, 2.5, True, "many"])
+def test_what_is_no_size(size: Any):
+    with pytest.raises(InputError, match=rf"memory_size={size!r}; expected an integer >= 0.*HINT: set memory_size=200"):
         Memory(size)
 
 

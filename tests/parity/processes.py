@@ -1,6 +1,7 @@
 """All methods, one after the other, in one process or in two that a script has started."""
 
 import copy
+from collections.abc import Iterator
 from functools import partial, reduce
 from typing import Any
 
@@ -15,9 +16,9 @@ from lightning_cl.functional.batches import concatenate, select
 from lightning_cl.sequence.state import Stage
 from lightning_cl.streams import Classification, Stream, class_incremental, task_incremental
 from tests.finetuning.examples import blobs
-from tests.parity.conditions import CONDITIONS
-from tests.parity.methods import FOREIGN, METHODS, OURS, SEQUENCE
-from tests.parity.projects import PROJECTS, QUIET, ours
+from tests.parity.conditions import CONDITIONS, STRUCTURES
+from tests.parity.methods import FOREIGN, METHODS, OURS, RECIPES, SEQUENCE, refusal
+from tests.parity.projects import PROJECTS, QUIET, OneTask, ours, tasks
 
 #: heads of which a task uses a part
 HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -33,21 +34,30 @@ HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
 #: on a Trainer of one's own, with batches of other kinds and Lightning's own sampler
 KINDS: dict[str, tuple[str, str]] = {
     f"{method}, {structure}": (method, structure)
-    for structure in ("dict", "hf")
-    for method in ("ewc", "kfac_ewc", "l2sp", "si", "er", "derpp", "lwf", "a_gem", "lp_ft")
+    for structure in STRUCTURES[1:]
+    for method in METHODS
+    if method not in SEQUENCE and refusal(method, "plain", structure) is None
 }
 BATCH = 8
 NAMES = [*METHODS, *HEADS, *KINDS]
+#: what a test learns in one start of two processes
+PARTS: dict[str, list[str]] = {
+    "stream": [*METHODS, *HEADS],
+    **{kind: [name for name, (_, structure) in KINDS.items() if structure == kind] for kind in STRUCTURES[1:]},
+}
+PENALTIES = ["ewc", "ewc, proximal", "online_ewc", "kfac_ewc", "l2", "l2sp", "mas", "rwalk", "si"]
+SCHEDULES = ["auto_freeze", *RECIPES, "freezing"]
 #: importances and teachers too are those of one process with the same global batch
 SAME_STATE = [
-    *("ewc", "ewc, proximal", "online_ewc", "kfac_ewc", "l2", "l2sp", "mas", "rwalk", "si", "lwf", "gdumb", "uniform"),
+    *(*PENALTIES, "lwf", "gdumb", "uniform"),
     *(name for name in HEADS if not name.startswith("er,")),
-    *(name for name, (method, _) in KINDS.items() if method not in ("er", "derpp", "a_gem")),
+    *(name for name, (method, _) in KINDS.items() if method in (*PENALTIES, "lwf", *SCHEDULES)),
 ]
 #: and so are the weights; of the others, which samples are stored depends on the sizes of the batches
 SAME_WEIGHTS = [
     *(*SAME_STATE, "er", "er, separate", "a_gem", "gem", "dgr", "shrink_and_perturb", "lora", "ia3", "ema", "wise_ft"),
-    *("auto_freeze", "gradual_unfreeze", "last_k", "linear_probe", "lp_ft", "surgical_first", "freezing"),
+    *SCHEDULES,
+    *(name for name, (method, _) in KINDS.items() if method in ("shrink_and_perturb", "lora", "ia3", "ema", "wise_ft")),
 ]
 REFUSED: dict[str, str] = {}
 
@@ -74,9 +84,20 @@ class Look(Callback):
 
 
 def learn_kind(name: str, processes: int) -> dict[str, Any]:
-    """Two tasks of 48 samples of a kind of batch, in float64."""
+    """Two tasks of a kind of batch, in float64."""
     method, structure = KINDS[name]
-    module, callback, ends = PROJECTS[structure]().double(), FOREIGN[method][0](), []
+    several = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
+    fit, ends = (_fit_foreign if method in FOREIGN else _fit_ours), list[dict[str, Any]]()
+    with seeded(0):
+        for module, callbacks in fit(method, structure, processes, several):
+            held = {str(i): callback.state_dict() for i, callback in enumerate(callbacks)}
+            ends.append(copy.deepcopy({"weights": dict(module.state_dict()), "state": held}))
+    return {"ends": ends}
+
+
+def _fit_foreign(method: str, structure: str, processes: int, several: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    make, plain = FOREIGN[method]
+    module, callback = PROJECTS[structure]().double(), make()
     count_memory_samples([callback], processes)
     for task in range(2):
         batches = PROJECTS[structure].data(task, torch.float64)
@@ -85,11 +106,18 @@ def learn_kind(name: str, processes: int) -> dict[str, Any]:
         alone = {"sampler": DistributedSampler(samples, 1, 0)} if processes == 1 else {}
         collate = partial(reduce, concatenate)
         loader = DataLoader(samples, batch_size=6 // processes, collate_fn=collate, **alone)
-        several = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
-        epochs = FOREIGN[method][1](PROJECTS[structure]()).epochs
+        epochs = plain(PROJECTS[structure]()).epochs
         Trainer(**QUIET, **several, max_epochs=epochs, callbacks=[callback]).fit(module, loader)
-        ends.append(copy.deepcopy({"weights": dict(module.state_dict()), "state": {"0": callback.state_dict()}}))
-    return {"ends": ends}
+        yield module, [callback]
+
+
+def _fit_ours(method: str, structure: str, processes: int, several: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    make, _, options = OURS[method]
+    module, callbacks = ours(structure, CONDITIONS["plain"], **options), make()
+    for task in tasks():
+        data = OneTask(task, structure, batch_size=10 // processes)
+        Trainer(**QUIET, **several, max_epochs=2, callbacks=callbacks).fit(module, datamodule=data)
+        yield module, callbacks
 
 
 def count_memory_samples(callbacks: list[Any], processes: int) -> None:
@@ -119,11 +147,11 @@ def learn(name: str, processes: int) -> dict[str, Any]:
         options = {**options, "class_names": [f"c{i}" for i in range(6)]}
     by_task = options.get("head") in ("multi", "separate")
     look, several = Look(callbacks), {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
-    tasks = stream(task_incremental if by_task else class_incremental)
+    given_stream = stream(task_incremental if by_task else class_incremental)
     try:
         with seeded(0):
             results = run_sequence(
-                ours("tuple", CONDITIONS["plain"], **options), tasks, [*callbacks, look], progress_bar=False,
+                ours("tuple", CONDITIONS["plain"], **options), given_stream, [*callbacks, look], progress_bar=False,
                 batch_size=BATCH // processes, eval_batch_size=8,
                 trainer=partial(Trainer, max_epochs=2, **QUIET, **several), **given,
             )  # fmt: skip

@@ -113,15 +113,15 @@ def ours(structure: str, condition: Condition, **options: Any) -> FineTuningModu
 class OneTask(LightningDataModule):
     """A task of a stream, in batches of one of the three kinds; the loader is as anybody makes it."""
 
-    def __init__(self, task: Any, structure: str) -> None:
+    def __init__(self, task: Any, structure: str, batch_size: int = 10) -> None:
         super().__init__()
-        self.task, self.structure = task, structure
+        self.task, self.structure, self.batch_size = task, structure, batch_size
 
     def train_dataloader(self) -> DataLoader:
         data = self.task.train
         x, y = data.batch(torch.arange(len(data)))[:2]
         samples: Any = list(zip(x, y, strict=True))
-        return DataLoader(samples, batch_size=10, collate_fn=self._collate)
+        return DataLoader(samples, batch_size=self.batch_size, collate_fn=self._collate)
 
     def _collate(self, samples: Any) -> Any:
         x, y = (torch.stack(part) for part in zip(*samples, strict=True))
