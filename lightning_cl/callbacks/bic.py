@@ -151,6 +151,11 @@ class BiC(MixedMemory):
         """Bytes of both memories and of the earlier model."""
         return super().nbytes + self.validation.nbytes + self.distillation.teacher.nbytes
 
+    def belongs_to(self, run_dir: Path) -> None:
+        """Tell both memories where their states are kept."""
+        super().belongs_to(run_dir)
+        self.validation.belongs_to(run_dir, f"{self.state_key}.validation")
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse modules that cannot work, set the rule for prediction, and stand where the training loader comes."""
         if stage == "fit":

@@ -127,7 +127,20 @@ def test_every_option_is_in_the_list():
 
 def test_what_is_not_given_is_not_refused():
     for method in REFUSED:
-        METHODS[method](12, storage="ram", stores="samples", path=None, id_fn=None, max_age=None, features_fn=None)
+        options = {"storage": "ram", "stores": "samples", "path": None, "id_fn": None, "max_age": None}
+        assert METHODS[method](12, **options, features_fn=None).memory._table.folder is None
+
+
+def test_both_memories_of_bic_are_the_runs_that_starts_anew(tmp_path: Path):
+    for _ in range(2):
+        bic = BiC(40, storage="disk", path=tmp_path / "memory")
+        bic.belongs_to(tmp_path)
+        for memory in (bic.memory, bic.validation):
+            memory.add((torch.zeros(2, 3), torch.arange(2)), torch.arange(2))
+    other = BiC(40, storage="disk", path=tmp_path / "memory")
+    for memory in (other.memory, other.validation):
+        with pytest.raises(InputError, match="samples of another memory"):
+            memory.add((torch.zeros(2, 3), torch.arange(2)), torch.arange(2))
 
 
 def test_uniform_sampling_of_everything_has_no_memory():
