@@ -1,13 +1,12 @@
 """What the command line says about an error that bad input causes: one line, with the closest thing that exists."""
 
 import difflib
-import inspect
-import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lightning_cl._conf import conf_dir, register_resolvers
+from lightning_cl._signatures import keyword_arguments
 from lightning_cl.errors import InputError, shortened
 
 MORE = "lightning-cl --help lists groups and options, --cfg job all keys"
@@ -108,7 +107,7 @@ def _key(key: str, overrides: list[str]) -> InputError:
     for part in parent.split(".") if parent else []:
         section = section.get(part) if isinstance(section, dict) else None
     target = section.get("_target_") if isinstance(section, dict) else None
-    arguments = _arguments(target)
+    arguments = list(keyword_arguments(target))
     given = _given(key, overrides)
     if name in arguments:
         return InputError(f"{given}, which the config leaves at its default", "a + before it", f"write +{given}")
@@ -147,20 +146,11 @@ def constructor_error(key: str, target: str, cause: BaseException, overrides: Se
         return InputError(given, f"the packages that {target} needs", "install them; pyproject.toml lists our extras")
     wrong = re.search(r"unexpected keyword argument '(\w+)'", why)
     if wrong:
-        arguments = _arguments(target)
+        arguments = list(keyword_arguments(target))
         close = difflib.get_close_matches(wrong.group(1), arguments, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(arguments)}"
         return InputError(given, f"an argument of {target}", hint)
     return InputError(given, f"arguments that {target} takes", "HYDRA_FULL_ERROR=1 shows where it failed")
-
-
-def _arguments(target: Any) -> list[str]:
-    """Names of a constructor's arguments; none if it cannot be found."""
-    try:
-        parameters = inspect.signature(pkgutil.resolve_name(str(target))).parameters.values()
-    except Exception:
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
 
 
 def _composed(overrides: list[str]) -> dict[str, Any]:
