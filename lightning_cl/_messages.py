@@ -9,6 +9,13 @@ from lightning_cl._conf import conf_dir, register_resolvers
 from lightning_cl._signatures import keyword_arguments
 from lightning_cl.errors import InputError, shortened
 
+# options that packages bring, and the extras of ours that install them
+PLUGINS = {
+    "hydra/sweeper/optuna": "sweep",
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "cluster",
+    "hydra/launcher/submitit_slurm": "cluster",
+}
 MORE = "lightning-cl --help lists groups and options, --cfg job all keys"
 
 
@@ -70,11 +77,14 @@ def _given(key: str, overrides: Iterable[str]) -> str:
     return ", ".join(text for name, text in names if name == key or name.startswith(f"{key}.")) or key
 
 
-def _blamed(why: str, overrides: Iterable[str]) -> str:
-    """The overrides whose key or value an error's text names."""
+def _blamed(why: str, section: str, overrides: Sequence[str]) -> str:
+    """The overrides that a section of the config is made of and whose key or value an error's text names."""
+    refers_to = _referred(_at(_composed(list(overrides)), section))
     found = []
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
+        if key != section and not key.startswith(f"{section}.") and key not in refers_to:
+            continue
         words = [re.escape(word) for word in (key.rpartition(".")[2], value) if word]
         if re.search(rf"(?<![\w.-])({'|'.join(words)})(?![\w.])", why):
             found.append(text)
@@ -91,7 +101,13 @@ def _grammar(override: str) -> InputError:
 
 def _option(path: str, found: Iterable[str]) -> InputError:
     """Hydra finds a user's options too, but names none for a list, and no option in a folder of its own."""
-    group, _, option = path.partition("/")
+    # groups of ours have one part, and options may have more: experiment=budget/split_mnist
+    parts = path.split("/")
+    depth = 2 if parts[0] == "hydra" else 1
+    group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
+    if path in PLUGINS:
+        given = f"{group}={option}, which is not installed"
+        return InputError(given, "the package that brings it", f"pip install 'lightning-cl[{PLUGINS[path]}]'")
     root = conf_dir() / group
     ours = [file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml")]
     options = sorted({*ours, *(name for name in found if not (root / name).is_dir())})
@@ -103,9 +119,7 @@ def _option(path: str, found: Iterable[str]) -> InputError:
 def _key(key: str, overrides: list[str]) -> InputError:
     config = _composed([text for text in overrides if text.lstrip("+~").partition("=")[0] != key])
     parent, _, name = key.rpartition(".")
-    section: Any = config
-    for part in parent.split(".") if parent else []:
-        section = section.get(part) if isinstance(section, dict) else None
+    section = _at(config, parent)
     target = section.get("_target_") if isinstance(section, dict) else None
     arguments = list(keyword_arguments(target))
     given = _given(key, overrides)
@@ -140,8 +154,8 @@ def constructor_error(key: str, target: str, cause: BaseException, overrides: Se
         cause: What it raised.
         overrides: The command line's, to name the value that is to blame.
     """
-    why = shortened(cause, 300)
-    given = f"{_blamed(why, overrides) or _given(key, overrides)} ({why})"
+    why = " ".join(str(cause).split())[:300]
+    given = f"{_blamed(why, key, overrides) or _given(key, overrides)} ({why})"
     if isinstance(cause, ImportError):
         return InputError(given, f"the packages that {target} needs", "install them; pyproject.toml lists our extras")
     wrong = re.search(r"unexpected keyword argument '(\w+)'", why)
@@ -173,6 +187,18 @@ def _composed(overrides: list[str]) -> dict[str, Any]:
     finally:
         GlobalHydra.instance().hydra = before
     return {}
+
+
+def _at(config: Any, path: str) -> Any:
+    """What is at a path of a config of plain values; None if nothing is."""
+    for part in path.split(".") if path else []:
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def _referred(section: Any) -> set[str]:
+    """The keys that a section of a config, with its interpolations as they are written, takes values from."""
+    return set(re.findall(r"\$\{([\w.]+)\}", str(section)))
 
 
 def _paths(config: Any, prefix: str = "") -> Iterator[str]:
