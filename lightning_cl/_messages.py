@@ -3,9 +3,9 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from lightning_cl._conf import conf_dir, register_resolvers
+from lightning_cl._conf import conf_dir
+from lightning_cl._overrides import at, close_keys, composed, referred
 from lightning_cl._signatures import keyword_arguments
 from lightning_cl.errors import InputError, shortened
 
@@ -79,7 +79,7 @@ def _given(key: str, overrides: Iterable[str]) -> str:
 
 def _blamed(why: str, section: str, overrides: Sequence[str]) -> str:
     """The overrides that a section of the config is made of and whose key or value an error's text names."""
-    refers_to = _referred(_at(_composed(list(overrides)), section))
+    refers_to = referred(at(composed(list(overrides)), section))
     found = []
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
@@ -117,20 +117,15 @@ def _option(path: str, found: Iterable[str]) -> InputError:
 
 
 def _key(key: str, overrides: list[str]) -> InputError:
-    config = _composed([text for text in overrides if text.lstrip("+~").partition("=")[0] != key])
+    config = composed([text for text in overrides if text.lstrip("+~").partition("=")[0] != key])
     parent, _, name = key.rpartition(".")
-    section = _at(config, parent)
+    section = at(config, parent)
     target = section.get("_target_") if isinstance(section, dict) else None
     arguments = list(keyword_arguments(target))
     given = _given(key, overrides)
     if name in arguments:
         return InputError(f"{given}, which the config leaves at its default", "a + before it", f"write +{given}")
-    keys = [*_paths(config), *(path.name for path in conf_dir().iterdir() if path.is_dir())]
-    keys += [f"{parent}.{argument}" for argument in arguments]
-    same_name = [known for known in keys if known.rpartition(".")[2] == name]
-    close = list(dict.fromkeys([*same_name, *difflib.get_close_matches(key, keys, n=3)]))[:3]
-    hint = f"did you mean {' or '.join(close)}?" if close else MORE
-    return InputError(f"{given} (no such key)", "a key of the config", hint)
+    return InputError(f"{given} (no such key)", "a key of the config", close_keys(key, config) or MORE)
 
 
 def _constructor(error: BaseException, text: str, overrides: list[str]) -> InputError:
@@ -165,43 +160,3 @@ def constructor_error(key: str, target: str, cause: BaseException, overrides: Se
         hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(arguments)}"
         return InputError(given, f"an argument of {target}", hint)
     return InputError(given, f"arguments that {target} takes", "HYDRA_FULL_ERROR=1 shows where it failed")
-
-
-def _composed(overrides: list[str]) -> dict[str, Any]:
-    """The config that these overrides give, or without any where they do not compose."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    register_resolvers()
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            for attempt in (overrides, []):
-                try:
-                    config: Any = OmegaConf.to_container(compose("config", overrides=attempt))
-                except Exception:  # another override may be wrong too, or be a sweep's list
-                    continue
-                return config if isinstance(config, dict) else {}
-    finally:
-        GlobalHydra.instance().hydra = before
-    return {}
-
-
-def _at(config: Any, path: str) -> Any:
-    """What is at a path of a config of plain values; None if nothing is."""
-    for part in path.split(".") if path else []:
-        config = config.get(part) if isinstance(config, dict) else None
-    return config
-
-
-def _referred(section: Any) -> set[str]:
-    """The keys that a section of a config, with its interpolations as they are written, takes values from."""
-    return set(re.findall(r"\$\{([\w.]+)\}", str(section)))
-
-
-def _paths(config: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items() if isinstance(config, dict) else []:
-        yield f"{prefix}{key}"
-        yield from _paths(value, f"{prefix}{key}.")

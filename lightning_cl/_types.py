@@ -59,7 +59,7 @@ def refuse_kind(name: str, value: Any, annotation: Any) -> None:
     kinds = _kinds(annotation)
     if kinds and value != "???" and not any(_fits(value, kind) for kind in kinds):
         expected = " or ".join(dict.fromkeys(_said(kind) for kind in kinds))
-        raise InputError(f"{name}={_short(value)}", expected, "leave it out for the default")
+        raise InputError(f"{name}={short(value)}", expected, "leave it out for the default")
 
 
 def _refuse_in_section(path: str, section: dict[str, Any]) -> None:
@@ -118,7 +118,8 @@ def _said(kind: Any) -> str:
     return WORDS.get(kind) or ("a path" if getattr(kind, "__name__", "") == "Path" else "a section with a _target_")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as it is shown in a message."""
     said = str(value) if isinstance(value, float) and not math.isfinite(value) else repr(value)
     return said if len(said) <= 100 else f"{said[:100]}..."
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_cl._conf import method_name
 from lightning_cl._messages import constructor_error
-from lightning_cl._sections import check_config
+from lightning_cl._sections import check_config, refuse_unknown_keys
 from lightning_cl.errors import InputError
 from lightning_cl.files import as_json, write_json
 from lightning_cl.pruning import Pruning, pruner
@@ -109,6 +109,7 @@ def run_config(
 
     quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    refuse_unknown_keys(cfg, HydraConfig.get() if HydraConfig.initialized() else None)
     check_config(config, SETTINGS)
     _pruning(cfg)  # looked at in every run, so that a mistake is not first seen in a sweep
     trainer = build_trainer(cfg)

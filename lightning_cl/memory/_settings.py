@@ -77,7 +77,9 @@ def check_places(
             f"path={path!r} with storage={storage!r}", "a folder of its own for storage='disk'", "path='memory'"
         )
     if storage == "disk" and stores == "references":
-        raise InputError("stores='references' with storage='disk'", "storage='ram'", "references take 24 bytes each")
+        raise InputError(
+            "stores='references' with storage='disk'", "storage='ram'", "references take 16 bytes each, 24 with a label"
+        )
     if path is not None:
         check_folder(path)
     if deletion_log is not None:
