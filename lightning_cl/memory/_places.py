@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_cl.errors import InputError
+from lightning_cl.memory._owner import NAME
 
 LONGEST = 200  # bytes of a name: a file system allows 255
-#: What is in the folder of a memory: rows, deletions, whose it is, the folders of other processes.
-OWN = ("*.bin", "*.tmp", "deleted*", "owner*", "rank*", ".*")
+#: What is in the folder of a memory before it says whose it is: rows, deletions, folders of processes and of BiC.
+OWN = ("*.bin", "*.tmp", "deleted*", "rank*", "validation", ".*")
 
 
 def check_folder(path: Any) -> None:
@@ -21,7 +22,9 @@ def check_folder(path: Any) -> None:
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"path={str(path)!r}, a file", "a folder of its own", "path='memory'")
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    if not folder.is_dir() or (folder / NAME).is_file():
+        return
+    entries = sorted(folder.iterdir())
     strange = next((entry for entry in entries if not any(entry.match(pattern) for pattern in OWN)), None)
     if strange is not None:
         given = f"path={str(path)!r}, which holds {strange.name!r}"
