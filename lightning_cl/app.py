@@ -141,7 +141,9 @@ def run_config(
 def memory_files(section: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     """The files of a callback's memory that its section names: inside the run folder, where they are relative."""
     names = ["deletion_log", *(["path"] if section.get("storage") == "disk" else [])]
-    return {name: str(run_dir / section[name]) for name in names if isinstance(section.get(name), str)}
+    given = {name: section.get(name) for name in names}
+    # one without a name of its own is the memory's to refuse, as it was typed
+    return {key: str(run_dir / path) for key, path in given.items() if isinstance(path, str) and Path(path).name}
 
 
 def _pruning(cfg: DictConfig) -> Pruning:

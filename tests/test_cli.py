@@ -45,6 +45,7 @@ OWN_DATA = ["stream=custom", "+stream.dataset.train._target_=tests.command_line.
         ("callbacks.er.policy=loss_aware callbacks.er.losses_fn=3", "callbacks.er.losses_fn=3", "leave it out"),
         ("callbacks.er.deletion_log=/", "deletion_log='/'", "deletion_log='deleted.txt'"),
         ("callbacks.er.storage=disk callbacks.er.path=''", "path=''", "path='memory'"),
+        ("callbacks.er.storage=disk callbacks.er.path=.", "path='.'", "path='memory'"),
         ("+fill=step", "fill='step' (no such key)", "did you mean callbacks.er.fill?"),
         ("+limit_task=1", "limit_task=1 (no such key)", "did you mean limit_tasks?"),
         ("+a.b.c=1", "a={'b': {'c': 1}} (no such key)", "write ${a} where it is used"),
