@@ -1,15 +1,21 @@
 """What the command line says about an error that bad input causes: one line, with the closest thing that exists."""
 
 import difflib
-import inspect
-import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from lightning_cl._conf import conf_dir, register_resolvers
+from lightning_cl._conf import conf_dir
+from lightning_cl._overrides import at, close_keys, composed, referred
+from lightning_cl._signatures import keyword_arguments
 from lightning_cl.errors import InputError, shortened
 
+# options that packages bring, and the extras of ours that install them
+PLUGINS = {
+    "hydra/sweeper/optuna": "sweep",
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "cluster",
+    "hydra/launcher/submitit_slurm": "cluster",
+}
 MORE = "lightning-cl --help lists groups and options, --cfg job all keys"
 
 
@@ -71,11 +77,14 @@ def _given(key: str, overrides: Iterable[str]) -> str:
     return ", ".join(text for name, text in names if name == key or name.startswith(f"{key}.")) or key
 
 
-def _blamed(why: str, overrides: Iterable[str]) -> str:
-    """The overrides whose key or value an error's text names."""
+def _blamed(why: str, section: str, overrides: Sequence[str]) -> str:
+    """The overrides that a section of the config is made of and whose key or value an error's text names."""
+    refers_to = referred(at(composed(list(overrides)), section))
     found = []
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
+        if key != section and not key.startswith(f"{section}.") and key not in refers_to:
+            continue
         words = [re.escape(word) for word in (key.rpartition(".")[2], value) if word]
         if re.search(rf"(?<![\w.-])({'|'.join(words)})(?![\w.])", why):
             found.append(text)
@@ -92,7 +101,13 @@ def _grammar(override: str) -> InputError:
 
 def _option(path: str, found: Iterable[str]) -> InputError:
     """Hydra finds a user's options too, but names none for a list, and no option in a folder of its own."""
-    group, _, option = path.partition("/")
+    # groups of ours have one part, and options may have more: experiment=budget/split_mnist
+    parts = path.split("/")
+    depth = 2 if parts[0] == "hydra" else 1
+    group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
+    if path in PLUGINS:
+        given = f"{group}={option}, which is not installed"
+        return InputError(given, "the package that brings it", f"pip install 'lightning-cl[{PLUGINS[path]}]'")
     root = conf_dir() / group
     ours = [file.relative_to(root).with_suffix("").as_posix() for file in root.rglob("*.yaml")]
     options = sorted({*ours, *(name for name in found if not (root / name).is_dir())})
@@ -102,22 +117,15 @@ def _option(path: str, found: Iterable[str]) -> InputError:
 
 
 def _key(key: str, overrides: list[str]) -> InputError:
-    config = _composed([text for text in overrides if text.lstrip("+~").partition("=")[0] != key])
+    config = composed([text for text in overrides if text.lstrip("+~").partition("=")[0] != key])
     parent, _, name = key.rpartition(".")
-    section: Any = config
-    for part in parent.split(".") if parent else []:
-        section = section.get(part) if isinstance(section, dict) else None
+    section = at(config, parent)
     target = section.get("_target_") if isinstance(section, dict) else None
-    arguments = _arguments(target)
+    arguments = list(keyword_arguments(target))
     given = _given(key, overrides)
     if name in arguments:
         return InputError(f"{given}, which the config leaves at its default", "a + before it", f"write +{given}")
-    keys = [*_paths(config), *(path.name for path in conf_dir().iterdir() if path.is_dir())]
-    keys += [f"{parent}.{argument}" for argument in arguments]
-    same_name = [known for known in keys if known.rpartition(".")[2] == name]
-    close = list(dict.fromkeys([*same_name, *difflib.get_close_matches(key, keys, n=3)]))[:3]
-    hint = f"did you mean {' or '.join(close)}?" if close else MORE
-    return InputError(f"{given} (no such key)", "a key of the config", hint)
+    return InputError(f"{given} (no such key)", "a key of the config", close_keys(key, config) or MORE)
 
 
 def _constructor(error: BaseException, text: str, overrides: list[str]) -> InputError:
@@ -141,51 +149,14 @@ def constructor_error(key: str, target: str, cause: BaseException, overrides: Se
         cause: What it raised.
         overrides: The command line's, to name the value that is to blame.
     """
-    why = shortened(cause, 300)
-    given = f"{_blamed(why, overrides) or _given(key, overrides)} ({why})"
+    why = " ".join(str(cause).split())[:300]
+    given = f"{_blamed(why, key, overrides) or _given(key, overrides)} ({why})"
     if isinstance(cause, ImportError):
         return InputError(given, f"the packages that {target} needs", "install them; pyproject.toml lists our extras")
     wrong = re.search(r"unexpected keyword argument '(\w+)'", why)
     if wrong:
-        arguments = _arguments(target)
+        arguments = list(keyword_arguments(target))
         close = difflib.get_close_matches(wrong.group(1), arguments, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(arguments)}"
         return InputError(given, f"an argument of {target}", hint)
     return InputError(given, f"arguments that {target} takes", "HYDRA_FULL_ERROR=1 shows where it failed")
-
-
-def _arguments(target: Any) -> list[str]:
-    """Names of a constructor's arguments; none if it cannot be found."""
-    try:
-        parameters = inspect.signature(pkgutil.resolve_name(str(target))).parameters.values()
-    except Exception:
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
-
-
-def _composed(overrides: list[str]) -> dict[str, Any]:
-    """The config that these overrides give, or without any where they do not compose."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    register_resolvers()
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            for attempt in (overrides, []):
-                try:
-                    config: Any = OmegaConf.to_container(compose("config", overrides=attempt))
-                except Exception:  # another override may be wrong too, or be a sweep's list
-                    continue
-                return config if isinstance(config, dict) else {}
-    finally:
-        GlobalHydra.instance().hydra = before
-    return {}
-
-
-def _paths(config: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in config.items() if isinstance(config, dict) else []:
-        yield f"{prefix}{key}"
-        yield from _paths(value, f"{prefix}{key}.")

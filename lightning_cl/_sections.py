@@ -1,9 +1,14 @@
 """What a composed config must be before anything of it is built."""
 
+import re
 import typing
 from typing import Any
 
-from lightning_cl._types import refuse_kind, refuse_wrong_kinds
+from omegaconf import OmegaConf
+
+from lightning_cl._conf import conf_dir
+from lightning_cl._overrides import close_keys
+from lightning_cl._types import refuse_kind, refuse_wrong_kinds, short
 from lightning_cl.errors import InputError
 
 # whether there may be none
@@ -53,6 +58,34 @@ def check_config(config: dict[str, Any], settings: typing.Iterable[str]) -> None
         raise InputError(
             f"trainer.devices={devices!r}", f"at most {MOST_PROCESSES} processes a node", "set trainer.devices=1"
         )
+
+
+def refuse_unknown_keys(config: Any, hydra: Any = None) -> None:
+    """Refuse keys at the top of a config that nothing reads, which are mistakes such as ``+fill=step``.
+
+    A key of one's own is welcome where an interpolation names it, in the config (``+my_lr=0.1 optimizer.lr=${my_lr}``)
+    or in Hydra's own part (``hydra.run.dir=${my_dir}``). Notes that nothing refers to belong into a comment.
+
+    Args:
+        config: The config, with its interpolations as they are written.
+        hydra: Hydra's own part, likewise.
+
+    Raises:
+        InputError: For the first such key, with the closest that there are.
+    """
+    known = {*OmegaConf.load(conf_dir() / "config.yaml"), *SECTIONS, "parameter_groups", "loggers"} - {"defaults"}
+    strange = [key for key in config if key not in known]
+    if not strange:
+        return
+    written = " ".join(OmegaConf.to_yaml(part) for part in (config, hydra) if part is not None)
+    plain: Any = OmegaConf.to_container(config)
+    named = " ".join(re.findall(r"\$\{([^{}$]*)", written))
+    for key in strange:
+        if not re.search(rf"(?<!\w)(?<!\w\.){re.escape(str(key))}(?!\w)", named):
+            there = {name: value for name, value in plain.items() if name not in strange}
+            hint = close_keys(str(key), there) or f"write ${{{key}}} where it is used"
+            given = f"{key}={short(plain[key])} (no such key)"
+            raise InputError(given, "a key of the config, or one that another refers to", hint)
 
 
 def _check_section(key: str, section: Any) -> None:

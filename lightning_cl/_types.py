@@ -2,11 +2,11 @@
 
 import collections.abc
 import math
-import pkgutil
 import types
 import typing
 from typing import Any
 
+from lightning_cl._signatures import OURS, keyword_arguments
 from lightning_cl.errors import InputError
 
 WORDS = {
@@ -21,7 +21,6 @@ WORDS = {
 NUMBERS = (int, float, bool, type(None))
 LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 MAPPINGS = (dict, collections.abc.Mapping)
-OURS = "lightning_cl."
 
 
 def refuse_wrong_kinds(config: dict[str, Any]) -> None:
@@ -60,7 +59,7 @@ def refuse_kind(name: str, value: Any, annotation: Any) -> None:
     kinds = _kinds(annotation)
     if kinds and value != "???" and not any(_fits(value, kind) for kind in kinds):
         expected = " or ".join(dict.fromkeys(_said(kind) for kind in kinds))
-        raise InputError(f"{name}={_short(value)}", expected, "leave it out for the default")
+        raise InputError(f"{name}={short(value)}", expected, "leave it out for the default")
 
 
 def _refuse_in_section(path: str, section: dict[str, Any]) -> None:
@@ -71,7 +70,7 @@ def _refuse_in_section(path: str, section: dict[str, Any]) -> None:
         raise InputError(f"{path}._target_={target!r}", "the import path of a class or function", "leave it out")
     if not isinstance(section.get("_partial_", True), bool):
         raise InputError(f"{path}._partial_={section['_partial_']!r}", "true or false", "leave it out")
-    hints = _hints(target)
+    hints = keyword_arguments(target)
     for key, value in section.items():
         if key not in hints or str(key).startswith("_"):
             continue
@@ -119,17 +118,10 @@ def _said(kind: Any) -> str:
     return WORDS.get(kind) or ("a path" if getattr(kind, "__name__", "") == "Path" else "a section with a _target_")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as it is shown in a message."""
     said = str(value) if isinstance(value, float) and not math.isfinite(value) else repr(value)
     return said if len(said) <= 100 else f"{said[:100]}..."
-
-
-def _hints(target: str) -> dict[str, Any]:
-    try:
-        found = pkgutil.resolve_name(target)
-        return typing.get_type_hints(found.__init__ if isinstance(found, type) else found)  # type: ignore[misc]
-    except Exception:  # what cannot be found or read is reported where it is built
-        return {}
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_cl._conf import method_name
 from lightning_cl._messages import constructor_error
-from lightning_cl._sections import check_config
+from lightning_cl._sections import check_config, refuse_unknown_keys
 from lightning_cl.errors import InputError
 from lightning_cl.files import as_json, write_json
 from lightning_cl.pruning import Pruning, pruner
@@ -109,6 +109,7 @@ def run_config(
 
     quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    refuse_unknown_keys(cfg, HydraConfig.get() if HydraConfig.initialized() else None)
     check_config(config, SETTINGS)
     _pruning(cfg)  # looked at in every run, so that a mistake is not first seen in a sweep
     trainer = build_trainer(cfg)
@@ -140,7 +141,9 @@ def run_config(
 def memory_files(section: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
     """The files of a callback's memory that its section names: inside the run folder, where they are relative."""
     names = ["deletion_log", *(["path"] if section.get("storage") == "disk" else [])]
-    return {name: str(run_dir / section[name]) for name in names if isinstance(section.get(name), str)}
+    given = {name: section.get(name) for name in names}
+    # one without a name of its own is the memory's to refuse, as it was typed
+    return {key: str(run_dir / path) for key, path in given.items() if isinstance(path, str) and Path(path).name}
 
 
 def _pruning(cfg: DictConfig) -> Pruning:

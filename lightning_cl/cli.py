@@ -109,9 +109,14 @@ def _hydra(arguments: list[str]) -> int:
 
     from lightning_cl import sweep
     from lightning_cl._conf import register_resolvers
+    from lightning_cl._overrides import with_plus
 
-    _check_flags(arguments)
+    flags = _flags(arguments)
     register_resolvers()
+    if flags.config_path is None:
+        typed = flags.overrides
+        plus = dict(zip(typed, with_plus(typed, flags.config_name or "config", flags.config_dir), strict=True))
+        arguments = [plus.get(text, text) for text in arguments]
     _errors.clear()
     sweep.failed_jobs.clear()
     sweep.stopped_jobs.clear()
@@ -127,7 +132,7 @@ def _hydra(arguments: list[str]) -> int:
     return 1 if sweep.failed_jobs else 0
 
 
-def _check_flags(arguments: list[str]) -> None:
+def _flags(arguments: list[str]) -> Any:
     """Hydra's parser prints its usage and exits; one line is enough."""
     from hydra._internal.utils import get_args_parser
 
@@ -136,7 +141,7 @@ def _check_flags(arguments: list[str]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            get_args_parser().parse_args(arguments)
+            return get_args_parser().parse_args(arguments)
     except SystemExit as end:
         if end.code:
             given = said.getvalue().strip().rpartition("error: ")[2]

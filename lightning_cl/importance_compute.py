@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_cl import app
 from lightning_cl._conf import conf_dir, register_resolvers
+from lightning_cl._overrides import with_plus
 from lightning_cl._types import refuse_wrong_kinds
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
@@ -102,6 +103,7 @@ def composed(overrides: list[str]) -> Iterator[DictConfig]:
     from hydra.core.hydra_config import HydraConfig
 
     register_resolvers()
+    overrides = with_plus(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", overrides=overrides, return_hydra_config=True)

@@ -1,20 +1,28 @@
 """The command line: help, results, and what a person who makes a mistake sees."""
 
+import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, MissingConfigException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
 
 from lightning_cl import app, cli
 from lightning_cl._conf import conf_dir
+from lightning_cl._messages import PLUGINS, one_line
+from lightning_cl._overrides import with_plus
+from lightning_cl._sections import refuse_unknown_keys
+from lightning_cl.errors import InputError
 from tests.command_line import QUICK, Call, call
 
 __all__ = ["call"]
@@ -29,7 +37,20 @@ OWN_DATA = ["stream=custom", "+stream.dataset.train._target_=tests.command_line.
         ("trainer.max_epoch=3", "trainer.max_epoch=3", "did you mean trainer.max_epochs"),
         ("callbacks.er.memorysize=3", "callbacks.er.memorysize=3", "did you mean callbacks.er.memory_size"),
         ("+callbacks.er.memorysize=3", "memorysize=3", "did you mean memory_size?"),
-        ("callbacks.er.policy=reservoir", "callbacks.er.policy=reservoir", "write +callbacks.er.policy=reservoir"),
+        ("callbacks.er.storag=disk", "callbacks.er.storag=disk (no such key)", "callbacks.er.storage"),
+        ("+callbacks.er.storag=disk", "storag", "did you mean storage?"),
+        ("+callbacks.er.nothing=1", "nothing", "it has memory_size, policy, "),
+        ("callbacks.er.id_fn=3", "callbacks.er.id_fn=3", "leave it out"),
+        ("callbacks.er.policy=herding callbacks.er.features_fn=3", "callbacks.er.features_fn=3", "leave it out"),
+        ("callbacks.er.policy=loss_aware callbacks.er.losses_fn=3", "callbacks.er.losses_fn=3", "leave it out"),
+        ("callbacks.er.deletion_log=/", "deletion_log='/'", "deletion_log='deleted.txt'"),
+        ("callbacks.er.storage=disk callbacks.er.path=''", "path=''", "path='memory'"),
+        ("callbacks.er.storage=disk callbacks.er.path=.", "path='.'", "path='memory'"),
+        ("+fill=step", "fill='step' (no such key)", "did you mean callbacks.er.fill?"),
+        ("+limit_task=1", "limit_task=1 (no such key)", "did you mean limit_tasks?"),
+        ("+a.b.c=1", "a={'b': {'c': 1}} (no such key)", "write ${a} where it is used"),
+        ("hydra/launcher=nope", "hydra/launcher=nope", "--help"),
+        ("experiment=budget/split_mnits", "experiment=budget/split_mnits", "experiment=budget/split_mnist?"),
         ("+seed=3", "+seed=3", "write seed=3"),
         ("+trainer.max_epoch=3", "+trainer.max_epoch=3", "did you mean max_epochs?"),
         ("method=ewd", "method=ewd", "did you mean method=ewc?"),
@@ -74,6 +95,77 @@ def test_bad_input_is_one_line(arguments: str, given: str, hint: str, call: Call
     line = call(*arguments.split()).error
     assert given in line.partition("; expected ")[0]
     assert hint in line.partition(". HINT: ")[2]
+
+
+def test_only_options_of_the_group_are_named(call: Call):
+    line = call("hydra/launcher=nope").error
+    assert re.search(r"expected one of (basic|joblib|slurm|submitit|submitit_local|submitit_slurm|, )+\. HINT", line)
+
+
+@pytest.mark.parametrize("plugin", sorted(PLUGINS))
+def test_an_option_of_a_package_that_is_not_there_names_the_extra(plugin: str):
+    missing = MissingConfigException(f"Could not find '{plugin}'", missing_cfg_file=plugin, options=["basic", "search"])
+    line = one_line(missing, ["hydra/sweeper=search"])
+    group, _, option = plugin.rpartition("/")
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert line is not None
+    assert line.startswith(f"{group}={option}, which is not installed; ")
+    assert line.endswith(f"HINT: pip install 'lightning-cl[{PLUGINS[plugin]}]'")
+    package = f"hydra-{option.partition('_')[0]}-{group.rpartition('/')[2]}"
+    assert any(requirement.startswith(package) for requirement in extras[PLUGINS[plugin]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blamed"),
+    [
+        (
+            "limit_tasks=2 +callbacks.er.id_fn={_target_:torch.nn.Linear}",
+            "+callbacks.er.id_fn={_target_:torch.nn.Linear}",
+        ),
+        ("seed=13 limit_tasks=13 +trainer.precision=13", "+trainer.precision=13"),
+        ("limit_tasks=1 accelerator=foo", "accelerator=foo"),  # the trainer's, by ${accelerator}
+        ("seed=-1 optimizer.lr=-1", "optimizer.lr=-1"),
+    ],
+)
+def test_only_the_failing_sections_overrides_are_blamed(arguments: str, blamed: str, call: Call):
+    assert call(*arguments.split()).error.startswith(f"error: {blamed} (")
+
+
+def test_a_plus_is_not_needed_for_what_a_constructor_takes(call: Call):
+    found = OmegaConf.create(call("callbacks.er.policy=ring", "trainer.precision=64-true", "--cfg", "job").out)
+    assert (found.callbacks.er.policy, found.trainer.precision) == ("ring", "64-true")
+    assert with_plus(["callbacks.er.policy=ring", "seed=1"]) == ["+callbacks.er.policy=ring", "seed=1"]
+    assert with_plus(["callbacks.er.memory_size=3", "callbacks.er.no=1", "++callbacks.er.mode=separate"]) == [
+        *("callbacks.er.memory_size=3", "callbacks.er.no=1", "++callbacks.er.mode=separate")
+    ]
+    assert with_plus(["callbacks.er.policy_options.time_constant=9"])[0].startswith("+")
+    sweep = ["method=ewc,er", "callbacks.ewc.variant=online,offline", "callbacks.ewc.gamma=interval(0,1)"]
+    assert with_plus(sweep) == [sweep[0], *(f"+{text}" for text in sweep[1:])]
+
+
+def test_a_key_of_ones_own_is_welcome_where_another_refers_to_it(call: Call):
+    own = ["+my_lr=0.1", "optimizer.lr=${my_lr}", "+place=here", "hydra.run.dir=${place}"]
+    lam = ["+lam=3", "method=ewc", "callbacks.ewc.lambda_=${lam}"]  # the reference method has no such callback
+    quick = [text for text in QUICK if "reference" not in text]
+    assert call(*own, *lam, *quick, "limit_tasks=1", "reference_methods=[naive]").code == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"seed": 1, "callbacks": {}}, None),
+        ({"mine": 1, "seed": "${mine}"}, None),
+        ({"mine": {"a": 1}, "data_dir": "${oc.env:X,${mine.a}}"}, None),
+        ({"mine": 1, "seed": "${stream.mine}"}, "mine"),
+        ({"mine": 1, "seed": "${mine_too}"}, "mine"),
+        ({"logger": {"x": 1}}, "logger"),
+    ],
+)
+def test_keys_that_nothing_reads(config: dict, refused: str | None):
+    with contextlib.nullcontext() if refused is None else pytest.raises(InputError, match=f"^{refused}=.*no such key"):
+        refuse_unknown_keys(OmegaConf.create(config))
 
 
 def test_options_of_ones_own_are_named(call: Call, tmp_path: Path):

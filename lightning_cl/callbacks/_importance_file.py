@@ -7,7 +7,19 @@ from torch import Tensor
 
 from lightning_cl.errors import InputError
 from lightning_cl.functional.penalty import pad_to
-from lightning_cl.importance_files import ImportanceFile
+from lightning_cl.importance_files import ImportanceFile, load_importance
+
+
+def read_file(path: str | Path) -> ImportanceFile:
+    """What is in the file that an argument ``importance_path`` names.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        return load_importance(path)
+    except InputError as error:
+        raise InputError(f"importance_path={str(path)!r}: {error.given}", error.expected, error.hint) from error
 
 
 def fitted(

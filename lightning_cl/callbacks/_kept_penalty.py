@@ -11,13 +11,13 @@ from torch import Tensor
 from lightning_cl._compat_fsdp2 import whole
 from lightning_cl._sharded_tensors import local, shard_like
 from lightning_cl.callbacks._classifier import has_one_class
-from lightning_cl.callbacks._importance_file import fitted
+from lightning_cl.callbacks._importance_file import fitted, read_file
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._parameter_filter import ParameterFilter, Patterns
 from lightning_cl.callbacks._penalty_options import MethodOptions
 from lightning_cl.errors import InputError
 from lightning_cl.functional.penalty import merge_online
-from lightning_cl.importance_files import ImportanceFile, check_importance, load_importance
+from lightning_cl.importance_files import ImportanceFile, check_importance
 
 log = logging.getLogger(__name__)
 ONE_CLASS = (
@@ -85,7 +85,7 @@ class KeptPenalty(MethodCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self.importance_path is not None and self.n_tasks == 0:
             # names and shapes are known when the module has been set up; that it can be read is known now
-            self._file = load_importance(self.importance_path)
+            self._file = read_file(self.importance_path)
 
     def _new_importance(self, trainer: Any, module: Any, loader: Any) -> dict[str, Tensor]:
         """Importance of the task just learned, by the names of :meth:`_selected`; ``trainer`` may be None."""
@@ -125,7 +125,7 @@ class KeptPenalty(MethodCallback):
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         if self._file is None and self.importance_path is not None and self.n_tasks == 0:
-            self._file = load_importance(self.importance_path)
+            self._file = read_file(self.importance_path)
         self._take_file(module)
         with whole(module):
             selected = self._selected(module)

@@ -44,6 +44,9 @@ class MemoryFilling(MethodCallback):
         if fill not in ("consolidate", "step"):
             raise InputError(f"fill={fill!r}", "'consolidate' or 'step'", "leave it out for 'consolidate'")
         self.fill, self.label_fn = fill, label_fn
+        for key, given in {"label_fn": label_fn, **memory}.items():
+            if key.endswith("_fn") and not (given is None or callable(given)):
+                raise InputError(f"{key}={given!r}", "a function, or None", "leave it out")
         features_fn, losses_fn = memory.pop("features_fn", None), memory.pop("losses_fn", None)
         options = cast("StorageOptions", memory)
         # ids cost memory: only where somebody wants to delete by them

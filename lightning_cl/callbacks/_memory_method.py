@@ -1,5 +1,6 @@
 """What callbacks with a memory share: where training batches pass, what is drawn beside them, how the memory fills."""
 
+import inspect
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,11 @@ class MemoryMethod(MemoryFilling):
     def needs_boundary(self) -> bool:
         """Whether the memory is filled at the end of a task."""
         return self.fill == "consolidate"
+
+    @property
+    def boundary_hint(self) -> str:
+        """The arguments with which it needs no boundary; empty if there are none."""
+        return "set fill='step'" if "fill" in inspect.signature(type(self)).parameters else ""
 
     # what a method defines ------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class ParameterFilter:
         """Choose from name to parameter.
 
         Raises:
-            InputError: For a pattern that matches none of them.
+            InputError: For a pattern that matches none of them, or patterns that leave none.
         """
         for kind, patterns in (("include", self._include), ("exclude", self._exclude)):
             for pattern in patterns:
@@ -41,12 +41,20 @@ class ParameterFilter:
                         "a regular expression that is found in at least one",
                         f"they are called {', '.join(list(named)[:5])}, ...",
                     )
-        return {
+        chosen = {
             name: parameter
             for name, parameter in named.items()
             if (not self._include or any(pattern.search(name) for pattern in self._include))
             and not any(pattern.search(name) for pattern in self._exclude)
         }
+        if named and not chosen:
+            given = ", ".join(
+                f"{kind}={[pattern.pattern for pattern in patterns]!r}"
+                for kind, patterns in (("include", self._include), ("exclude", self._exclude))
+                if patterns
+            )
+            raise InputError(f"{given}, which leave no parameter", "at least one", "leave exclude out")
+        return chosen
 
 
 def _compiled(kind: str, given: Patterns) -> list[re.Pattern[str]]:

@@ -109,6 +109,11 @@ class GradientProjection(MemoryMethod):
         """Whether the memory is filled at the end of a task, or has a share for each."""
         return super().needs_boundary or self.policy == "task_balanced"
 
+    @property
+    def boundary_hint(self) -> str:
+        """Empty: it always has a share of the memory for each task."""
+        return ""
+
     def _task_of(self, batch: Any) -> Tensor:
         """The present task's number for each sample."""
         return torch.full((size_of(batch),), self.n_tasks)

@@ -79,6 +79,11 @@ class AGEM(GradientProjection):
             **memory,
         )
 
+    @property
+    def boundary_hint(self) -> str:
+        """The arguments with which it needs no boundary."""
+        return "set policy='reservoir', fill='step'"
+
     def _choose(self, n: int, rank: int, world: int) -> list[Tensor]:
         slots = self.memory.draw(min(n * world, len(self.memory)))
         # too few for a share each: every process takes all

@@ -103,6 +103,13 @@ class Replay(MemoryMethod):
         return super().needs_boundary or (self.mode == "separate" and isinstance(self.weights, str))
 
     @property
+    def boundary_hint(self) -> str:
+        """The arguments with which it needs no boundary."""
+        counts = self.mode == "separate" and isinstance(self.weights, str)
+        needed = ["fill='step'"] if self.fill != "step" else []
+        return f"set {', '.join([*needed, *(['weights=[0.5,0.5]'] if counts else [])])}"
+
+    @property
     def loss_weights(self) -> tuple[float, float]:
         """Weights of the current and the memory loss in separate mode, now."""
         return loss_weights(self.weights, self.n_tasks)

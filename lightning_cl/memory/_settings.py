@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_cl.errors import InputError
+from lightning_cl.memory._places import check_folder, check_log
 from lightning_cl.memory.policies import POLICIES, Policy
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -63,7 +64,9 @@ def make_policy(name: str, max_per_class: int | None, options: Mapping[str, Any]
         ) from error
 
 
-def check_places(storage: str, path: Any, stores: str, max_age: Any, keep_states: Any) -> None:
+def check_places(
+    storage: str, path: Any, stores: str, max_age: Any, keep_states: Any, deletion_log: Any = None
+) -> None:
     """Where and what is stored, and for how long."""
     if storage not in ("ram", "disk"):
         raise InputError(f"storage={storage!r}", "'ram' or 'disk'", "leave it out for 'ram'")
@@ -74,7 +77,13 @@ def check_places(storage: str, path: Any, stores: str, max_age: Any, keep_states
             f"path={path!r} with storage={storage!r}", "a folder of its own for storage='disk'", "path='memory'"
         )
     if storage == "disk" and stores == "references":
-        raise InputError("stores='references' with storage='disk'", "storage='ram'", "references take 24 bytes each")
+        raise InputError(
+            "stores='references' with storage='disk'", "storage='ram'", "references take 16 bytes each, 24 with a label"
+        )
+    if path is not None:
+        check_folder(path)
+    if deletion_log is not None:
+        check_log(deletion_log)
     for name, value in (("max_age", max_age), ("keep_states", keep_states)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InputError(f"{name}={value!r}", "an integer >= 1", "leave it out")

@@ -83,7 +83,7 @@ class Memory(Leaving):
         deletion_log: str | Path | None = None,
     ) -> None:
         check_size(size, memory_bytes)
-        check_places(storage, path, stores, max_age, keep_states)
+        check_places(storage, path, stores, max_age, keep_states, deletion_log)
         #: 0 until the first batch says how many samples ``memory_bytes`` are
         self.size: int = size or 0
         self.policy_name, self.max_age, self.id_fn = str(policy), max_age, id_fn

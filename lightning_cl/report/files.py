@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 
 from lightning_cl.errors import InputError
+from lightning_cl.files import FULL, refuse_full_disk
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
     """Write ``content`` beside ``path`` and rename it into place; text as UTF-8.
 
     Raises:
-        InputError: The folder cannot be made or written.
+        InputError: The folder cannot be made or written, or the disk is full.
     """
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     # a name of our own and not mkstemp's: that one makes the file private to its owner
@@ -26,8 +27,12 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
+        if error.errno in FULL:
+            refuse_full_disk(path, error)
         reason = error.strerror or str(error)
         raise InputError(
-            f"cannot write {str(path)!r} ({reason})", "a folder that can be written", "choose another with --output DIR"
+            f"cannot write {str(path)!r} ({reason})",
+            "a folder that can be written",
+            "choose another with hydra.run.dir=DIR, or --output DIR of lightning-cl report",
         ) from error
     return path

@@ -168,11 +168,11 @@ def refuse_boundaries(callbacks: Sequence[Any], stream: Any) -> None:
     """
     for callback in callbacks:
         if getattr(callback, "needs_boundary", False):
-            fills = getattr(callback, "fill", None) == "consolidate"
             raise InputError(
                 f"{type(callback).__name__} on stream {stream.name!r}, which has no task boundaries",
                 "a method that works by the step",
-                "set fill='step'" if fills else "use Replay(fill='step') or AGEM(policy='reservoir', fill='step')",
+                getattr(callback, "boundary_hint", "")
+                or "use Replay(fill='step') or AGEM(policy='reservoir', fill='step')",
             )
 
 

@@ -203,5 +203,8 @@ def test_a_file_of_another_module_is_refused(change: Any, message: str, tmp_path
 
 
 def test_a_missing_file_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"no such file: .*nothing.pt'; expected .* HINT: check the path"):
+    with pytest.raises(
+        InputError,
+        match=r"^importance_path=.*nothing.pt': no such file: .*nothing.pt'; expected .* HINT: check the path",
+    ):
         fit(Net(), data(1), EWC(1.0, importance_path=tmp_path / "nothing.pt"))

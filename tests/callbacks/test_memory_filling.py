@@ -162,3 +162,9 @@ def test_deleting_through_the_callback():
     assert replay.memory.delete([3, 7]) == 2
     fit(module, loader(0, numbered), replay, max_epochs=1)
     assert not {3, 7} & set(replay.memory.ids.tolist())
+
+
+@pytest.mark.parametrize("key", ["label_fn", "id_fn", "features_fn", "losses_fn"])
+def test_what_is_no_function_is_refused(key: str):
+    with pytest.raises(InputError, match=rf"^{key}=3; expected a function, or None. HINT: leave it out"):
+        Replay(8, **{key: 3})

@@ -49,5 +49,5 @@ def test_what_is_no_regular_expression_is_refused(pattern: Any):
 
 
 def test_everything_left_out_is_refused():
-    with pytest.raises(InputError, match=r"no importance of EWC.ewc; expected both for each parameter"):
+    with pytest.raises(InputError, match=r"^exclude=\['net'\], which leave no parameter; expected at least one. HINT"):
         fit(Net(), data(0), EWC(1.0, exclude="net"))

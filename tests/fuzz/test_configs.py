@@ -16,6 +16,7 @@ from tests.fuzz.values import METHODS, keys_of, leaf, own_keys_of, wrong_values
 
 PARTS, VALUES = 4, 4
 PLAIN = "naive"  # its keys are those that all methods have
+POLICIES = {"features_fn": "herding", "losses_fn": "loss_aware"}  # that call them
 ALL = [(PLAIN, key) for key in keys_of(PLAIN)]
 ALL += [(method, key) for method in METHODS for key in own_keys_of(method) if method != PLAIN]
 
@@ -36,6 +37,8 @@ def problems(keys: Iterable[tuple[str, str]], n: int) -> tuple[Counter, list[str
         config = config_of(method)
         try:
             OmegaConf.update(config, key, value, merge=False, force_add=True)
+            if leaf(key) in POLICIES:
+                OmegaConf.update(config, f"{key.rpartition('.')[0]}.policy", POLICIES[leaf(key)], force_add=True)
         except OmegaConfBaseException:  # nor can the command line set it
             return
         outcome = attempt(config, [f"{key}={value}"], method)

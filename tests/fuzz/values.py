@@ -1,8 +1,6 @@
 """Which keys there are, read from the configs and constructors themselves, and wrong values for them."""
 
-import inspect
 import math
-import pkgutil
 import types
 import typing
 from typing import Any
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_cl._conf import conf_dir
+from lightning_cl._signatures import keyword_arguments
 from tests.fuzz.harness import config_of
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
@@ -25,7 +24,7 @@ def keys_of(method: str) -> list[str]:
         target = OmegaConf.select(config, path)
         if str(target).startswith("lightning_cl."):
             parent = path.removesuffix("_target_")
-            found += [f"{parent}{name}" for name in _arguments(str(target))]
+            found += [f"{parent}{name}" for name in keyword_arguments(target)]
     return list(dict.fromkeys(found))
 
 
@@ -41,11 +40,6 @@ def _paths(section: Any, prefix: str = "") -> Any:
         value = section._get_node(key) if isinstance(section, DictConfig) else section[key]
         if isinstance(value, DictConfig) and not value._is_none() and not value._is_interpolation():
             yield from _paths(value, f"{path}.")
-
-
-def _arguments(target: str) -> list[str]:
-    parameters = inspect.signature(pkgutil.resolve_name(target)).parameters.values()
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
 
 
 def leaf(key: str) -> str:
@@ -69,11 +63,7 @@ def wrong_values(method: str, key: str) -> st.SearchStrategy[Any]:
 def _annotation(config: Any, key: str) -> tuple[Any, ...]:
     parent, _, name = key.rpartition(".")
     target = OmegaConf.select(config, f"{parent}._target_") if parent else "lightning_cl.sequence.settings.Settings"
-    try:
-        found: Any = pkgutil.resolve_name(str(target))
-        hint = typing.get_type_hints(found.__init__ if isinstance(found, type) else found).get(name)
-    except Exception:
-        return ()
+    hint = keyword_arguments(target).get(name)
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 

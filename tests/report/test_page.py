@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import warnings
 
@@ -131,6 +133,18 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*expected a folder that can be written. HINT: choose another"):
         write_report(folder, tmp_path / "file" / "below")
+
+
+def test_a_disk_that_fills_while_plots_are_written(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", example_results(tasks=1))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"^no space left to write '.*'; expected a disk with room. HINT: free some"):
+        write_report(folder)
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith(".tmp")]
 
 
 def test_ink_has_the_contrast_that_people_need():

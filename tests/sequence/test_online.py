@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_cl import AGEM, EWC, GEM, L2, L2SP, SI, Replay, run_sequence
+from lightning_cl import AGEM, DER, EWC, GEM, L2, L2SP, SI, ICaRL, Replay, run_sequence
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.errors import InputError
 from lightning_cl.streams import blurry, gradual
@@ -130,9 +130,13 @@ def test_methods_that_need_a_boundary_say_so(name: str):
     ("callback", "hint"),
     [
         (lambda: Replay(5), r"Replay on .*HINT: set fill='step'"),
-        (lambda: AGEM(5, policy="reservoir"), r"AGEM on .*HINT: set fill='step'"),
-        (lambda: AGEM(5, fill="step"), r"AGEM on .*AGEM\(policy='reservoir', fill='step'\)"),
-        (lambda: Replay(5, mode="separate", fill="step"), r"Replay on .*HINT: use"),
+        (lambda: AGEM(5, policy="reservoir"), r"AGEM on .*HINT: set policy='reservoir', fill='step'$"),
+        (lambda: AGEM(5, fill="step"), r"AGEM on .*HINT: set policy='reservoir', fill='step'$"),
+        (lambda: Replay(5, mode="separate", fill="step"), r"Replay on .*HINT: set weights=\[0.5,0.5\]$"),
+        (lambda: Replay(5, mode="separate"), r"Replay on .*HINT: set fill='step', weights=\[0.5,0.5\]$"),
+        (lambda: DER(5, fill="consolidate"), r"DER on .*HINT: set fill='step'$"),
+        (lambda: GEM(5), r"GEM on .*HINT: use Replay\(fill='step'\)"),
+        (lambda: ICaRL(5), r"ICaRL on .*HINT: use Replay\(fill='step'\)"),
     ],
 )
 def test_memories_that_need_a_boundary_say_how_to_do_without(callback: Any, hint: str):
