@@ -39,7 +39,7 @@ def test_fewer_groups(call: Call):
 
 
 def test_an_edited_file_is_another_run(call: Call, tmp_path: Path):
-    command = ["method=freezing", "+callbacks.freezing.phases=my.yaml", *QUICK]
+    command = ["method=freezing", "callbacks.freezing.phases=my.yaml", *QUICK]
     file = tmp_path / "my.yaml"
     file.write_text("phases:\n- thaw: head\n- {thaw: all, step: 2}\n")
     assert call(*command).code == 0

@@ -47,7 +47,7 @@ class FreezingArguments:
         ):
             raise InputError(f"until_epoch={until_epoch!r}", "an integer >= 1, or None", "until_epoch=1 thaws early")
         if until_fraction is not None:
-            _check_fraction(until_fraction, until_epoch, short)
+            _check_fraction(until_fraction, until_epoch)
         if self.auto:
             refuse_unknown_options(dict(recipe_options or {}))
         if recipe is not None:  # its options depend on the model's groups
@@ -84,9 +84,7 @@ class FreezingArguments:
         return by_phases(module, phases, groups, self.keep_frozen)
 
 
-def _check_fraction(until_fraction: Any, until_epoch: int | None, short: bool) -> None:
-    if not short:
-        raise InputError("until_fraction with phases, a recipe or 'auto'", "the short form", "put it into the phases")
+def _check_fraction(until_fraction: Any, until_epoch: int | None) -> None:
     if until_epoch not in (None, 1):  # 1 is the default
         given = f"until_epoch={until_epoch!r} and until_fraction={until_fraction!r}"
         raise InputError(given, "one of them", "set until_fraction=None to count epochs")

@@ -66,7 +66,7 @@ class FreezingSchedule(Callback):
             printed and logged.
         until_epoch: Of the short form: the epoch (of each fit, from 0) at whose start everything is thawed; None never.
         until_fraction: Of the short form, in place of ``until_epoch``: the fraction of the training, so that a fit of
-            one epoch thaws too.
+            one epoch thaws too. Both are of no use beside phases, a recipe or ``"auto"``, which say when themselves.
         phases: List of ``{"thaw": name or names, trigger: value, "lr": optional}``. The first one has no trigger, all
             others have one: ``"epoch": 2``, ``"step": 500``, ``"fraction": 0.5``, or ``"plateau": {"monitor":
             "val_loss", "mode": "min", "patience": 3, "min_delta": 0.0}``. They thaw what they name, also what you

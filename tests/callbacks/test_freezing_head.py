@@ -37,7 +37,7 @@ def first(module: nn.Module, groups: Any = None) -> list[str]:
         (lambda _: bert(layers=2), "bert", ["classifier.weight", "classifier.bias"]),
         (lambda _: plain_mlp(3), "mlp", ["7.weight", "7.bias"]),
     ],
-    ids=str,
+    ids=["resnet18", "squeezenet1_0", "resnetv2_50x1_bit", "deit_tiny_distilled", "bert", "mlp"],
 )
 def test_it_is_the_head_of_the_recipes(build: Any, name: str, expected: list[str]):
     model = build(name)

@@ -158,7 +158,6 @@ def test_until_a_fraction():
         ({"until_fraction": 1.0}, r"until_fraction=1\.0; expected a number in \(0, 1\), or None"),
         ({"until_fraction": "half"}, "until_fraction='half'; expected a number in"),
         ({"until_fraction": 0.5, "until_epoch": 2}, r"until_epoch=2 and until_fraction=0\.5; expected one of them"),
-        ({"until_fraction": 0.5, "recipe": "lp_ft"}, "until_fraction with phases, a recipe or 'auto'; expected the sh"),
     ],
 )
 def test_bad_fractions(arguments: dict[str, Any], said: str):

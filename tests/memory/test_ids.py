@@ -36,7 +36,7 @@ def left(memory: Memory) -> list[int]:
         [torch.tensor(1), 2],
         torch.tensor([1, 2], dtype=torch.int32),
     ],
-    ids=str,
+    ids=["list", "generator", "set", "array", "column", "numpy integers", "tensors in a list", "tensor"],
 )
 def test_integers_of_any_kind_are_deleted_and_stay_out(ids: Any):
     memory = full()
