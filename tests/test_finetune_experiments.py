@@ -96,7 +96,7 @@ def test_weights_from_a_file(photos: str, call: Call, tmp_path: Path):
 
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
     given = ["model.backbone.model=resnet18", "model.backbone.weights=weights.pth", "stream.dataset.size=32"]
-    outcome = call("experiment=finetune_image", photos, *given, "trainer.max_epochs=1", "hydra.run.dir=out")
+    outcome = call("experiment=finetune_image", photos, *given, "trainer.max_epochs=2", "hydra.run.dir=out")
     assert (outcome.code, outcome.err) == (0, "")
 
 

@@ -76,11 +76,15 @@ def word_tokenizer():
             "text_column='text' of 'texts.csv'",
             "stream.dataset.text_column=NAME",
         ),
-        ("FILE experiment=finetune_text", "tokenizer 'sentence-transformers/all-MiniLM-L6-v2', no folder", "FOLDER"),
+        (
+            "FILE experiment=finetune_text",
+            "tokenizer 'sentence-transformers/all-MiniLM-L6-v2', neither a path nor in the cache",
+            "FOLDER",
+        ),
         ("FILE model=hf_text", "name_or_path=None and config=None", "model.backbone.name_or_path=FOLDER"),
         (
             "FILE model=hf_text stream.dataset.tokenizer=auto model.backbone.name_or_path=nobody/nothing",
-            "name_or_path= 'nobody/nothing', no folder, nor in the cache",
+            "name_or_path= 'nobody/nothing', neither a path nor in the cache",
             "model.backbone.name_or_path=FOLDER",
         ),
         ("FILE model=mlp", "model of kind 'mlp' for texts", "model=hf_text_small"),

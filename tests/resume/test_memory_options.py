@@ -56,6 +56,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "features_fn": {"policy": "herding", "features_fn": features, "fill": "consolidate"},
     "losses_fn": {"policy": "loss_aware", "losses_fn": losses},
 }
+#: of the default suite; the other pairs are `long`
+IN_SHORT = ("storage", "id_fn", "stores", "deletion_log")
 FIXED = ("policy_options", "features_fn", "losses_fn")
 REFUSED: dict[str, tuple[str, ...]] = {
     "GEM": FIXED,
@@ -87,7 +89,10 @@ def run(method: str, option: str, folder: Path, kill_at: tuple[str, int] | None 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "option"), [pair for pair in PAIRS if pair[1] not in REFUSED.get(pair[0], ())])
+@pytest.mark.parametrize(("method", "option"), [
+    pytest.param(*pair, marks=() if pair[1] in IN_SHORT else pytest.mark.long)
+    for pair in PAIRS if pair[1] not in REFUSED.get(pair[0], ())
+])  # fmt: skip
 def test_it_works_and_goes_on_after_a_kill(method: str, option: str, tmp_path: Path):
     callback, results = run(method, option, tmp_path / "whole")
     assert results["status"] == "finished"

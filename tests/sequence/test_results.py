@@ -294,7 +294,15 @@ def test_signs_by_hand() -> None:
     """Errors 1, then 4 on the first task after the second: it became worse by 3."""
     tasks = stream(n_tasks=2)
     settings = SimpleNamespace(
-        higher_is_better=False, method="m", seed=0, config={}, metric="mse", run_dir=None, limit_tasks=None, budget=None
+        higher_is_better=False,
+        method="m",
+        seed=0,
+        config={},
+        metric="mse",
+        run_dir=None,
+        limit_tasks=None,
+        budget=None,
+        trained_tasks=None,
     )
     progress = {
         "rows": {"0": [1.0, 6.0], "1": [4.0, 2.0]},
