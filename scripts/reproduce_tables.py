@@ -143,11 +143,13 @@ def hash_of(*overrides: str) -> str:
     from omegaconf import OmegaConf
 
     from lightning_cl._conf import conf_dir, method_name, register_resolvers
+    from lightning_cl._overrides import with_plus
     from lightning_cl.sequence.identity import config_hash
 
     register_resolvers()
+    given = with_plus(overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+        config: Any = OmegaConf.to_container(compose("config", given), resolve=True)
     return config_hash({k: v for k, v in config.items() if k != "loggers"} | {"method": method_name(overrides)})
 
 

@@ -44,6 +44,14 @@ def test_every_target_names_its_source_and_how_it_was_read() -> None:
         assert (ROOT / "conf" / "method" / f"{row['method']}.yaml").is_file()
 
 
+def test_the_overrides_of_every_row_compose() -> None:
+    hash_of = tables().hash_of
+    for row in ROWS:
+        if row["overrides"]:
+            method = [f"experiment={row['experiment']}", f"method={row['method']}"]
+            assert hash_of(*method, *row["overrides"]), row
+
+
 @pytest.mark.long
 @pytest.mark.skipif("LIGHTNING_CL_DATA" not in os.environ, reason="real MNIST: set LIGHTNING_CL_DATA")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['experiment']}-{row['method']}-{row['scenario']}")
