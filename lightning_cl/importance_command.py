@@ -1,12 +1,12 @@
 """``lightning-cl importance compute | inspect | merge``"""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lightning_cl._parser import Parser
 from lightning_cl.errors import InputError
 
 USAGE = """usage: lightning-cl importance compute OUT [options] [overrides ...]
@@ -20,11 +20,6 @@ A method with a quadratic penalty starts from such a file: lightning-cl method=e
   merge     several files as one; sum is the exact sum of their penalties
 lightning-cl importance COMMAND --help says more.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message, f"{self.prog} as its --help says", f"see {self.prog} --help")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _compute(argv: list[str]) -> None:
-    parser = _Parser(
+    parser = Parser(
         prog="lightning-cl importance compute",
         description="Compute the importance of each parameter of a config's model on its stream's training data "
         "(in order, not augmented), and write it with the weights as anchor.",
@@ -94,7 +89,7 @@ def _refuse_unwritable(path: Path) -> None:
 
 
 def _inspect(argv: list[str]) -> None:
-    parser = _Parser(
+    parser = Parser(
         prog="lightning-cl importance inspect",
         description="Show what is in a file of importances, parameter by parameter.",
     )
@@ -124,7 +119,7 @@ def _inspect(argv: list[str]) -> None:
 
 
 def _merge(argv: list[str]) -> None:
-    parser = _Parser(
+    parser = Parser(
         prog="lightning-cl importance merge",
         description="Make one file of several: of separate tasks, in the order in which they were learnt.",
     )

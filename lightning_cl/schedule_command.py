@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lightning_cl._parser import Parser
 from lightning_cl.errors import InputError
 
 DESCRIPTION = """Print a freezing schedule for a config's model as YAML: what its groups hold, from input to output, and
@@ -12,11 +13,6 @@ one phase for each group by default. Edit it, and give it to FreezingSchedule. N
 EPILOG = """  lightning-cl schedule model=torchvision model.backbone.model=resnet50 stream=image_folder data_dir=DIR
   lightning-cl schedule --recipe lp_ft --option epoch=2 --out my_schedule.yaml
 recipes: linear_probe, lp_ft, gradual_unfreeze, last_k, surgical_first, full"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message, "lightning-cl schedule as its --help says", "see lightning-cl schedule --help")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         InputError: For bad input.
     """
     form = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="lightning-cl schedule", description=DESCRIPTION, epilog=EPILOG, formatter_class=form)
+    parser = Parser(prog="lightning-cl schedule", description=DESCRIPTION, epilog=EPILOG, formatter_class=form)
     parser.add_argument("overrides", metavar="override", nargs="*", help="of the app: model=..., stream=..., data_dir=")
     parser.add_argument("--recipe", default="gradual_unfreeze", metavar="NAME", help="default: gradual_unfreeze")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the recipe; repeatable")

@@ -5,8 +5,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lightning_cl._parser import Parser
 from lightning_cl.errors import InputError
 
 DESCRIPTION = """\
@@ -19,11 +20,6 @@ conf/model. NAME:random is the same network untrained. Overrides of a model stan
   lightning-cl select candidates=[mlp,torchvision:resnet18:random]
   lightning-cl select stream=image_folder stream.dataset.path=DIR stream.dataset.size=128 --with-random
                candidates=[torchvision:resnet18,timm:tf_efficientnet_lite0@FILE.pt,'mlp model.backbone.hidden=[100]']"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message, f"{self.prog} as its --help says", f"see {self.prog} --help")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="lightning-cl select",
         description=DESCRIPTION,
         epilog=EPILOG,

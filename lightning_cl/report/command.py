@@ -6,8 +6,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from lightning_cl._parser import Parser
 from lightning_cl.errors import InputError
 
 from .comparison import comparison_table
@@ -21,13 +21,8 @@ from .selection import chosen, command_line
 from .terminal import matrix_table
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message, "lightning-cl report DIR... [--output DIR]", "see lightning-cl report --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="lightning-cl report",
         description="One run: write its report.html anew. Several runs: compare them in a table ranked by average "
         "accuracy, with mean and standard deviation over seeds, and in comparison.html, .md and .json.",
