@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_cl import _compat
+from lightning_cl.callbacks._bic_memory import REFUSED, held_out_memory, held_out_sizes
 from lightning_cl.callbacks._classifier import features_and_logits, no_new_classes, require_classifier
 from lightning_cl.callbacks._held_out import Skipping, held_out_positions, without
-from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_options
+from lightning_cl.callbacks._memory_options import MemoryOptions, refuse_options
 from lightning_cl.callbacks._method import plain_of
 from lightning_cl.callbacks._mixed_memory import MixedMemory, picked
 from lightning_cl.callbacks._patch import InstancePatch
@@ -20,19 +21,9 @@ from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import Leaf, leaves
 from lightning_cl.functional.bias_fit import fit_bias
 from lightning_cl.functional.seeding import derive_seed, generator
-from lightning_cl.memory import Memory
 
 log = logging.getLogger(__name__)
 RULE = "bias_correction"
-#: It has two memories, each with a share for every class, and leaves samples out of what it is given.
-REFUSED = {
-    **FIXED_POLICY,
-    "memory_bytes": "set memory_size, of which every class has its share",
-    "max_age": "leave it out; every class has its share, whatever its age",
-    "stores": "leave it out; it stores samples, also with storage='disk'",
-    "id_fn": "name the ids in the batch: an integer leaf named id, sample_id or index",
-    "deletion_log": "leave it out; delete in both: bic.memory.delete(ids), bic.validation.delete(ids)",
-}
 _NOBODY = torch.empty(0, dtype=torch.long)
 
 
@@ -104,19 +95,10 @@ class BiC(MixedMemory):
         **memory: Unpack[MemoryOptions],
     ) -> None:
         refuse_options(type(self).__name__, memory, REFUSED)
-        if not isinstance(validation_fraction, int | float) or not 0 < validation_fraction < 1:
-            raise InputError(f"validation_fraction={validation_fraction!r}", "a number in (0, 1)", "0.1 is the default")
         for argument, value in (("temperature", temperature), ("ridge", ridge)):
             if not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise InputError(f"{argument}={value!r}", "a finite number > 0", f"leave {argument} out")
-        held = round(validation_fraction * memory_size) if isinstance(memory_size, int) else 0
-        if isinstance(memory_size, int) and not 0 < held < memory_size:
-            raise InputError(
-                f"memory_size={memory_size!r} with validation_fraction={validation_fraction!r}",
-                "a memory of which both parts hold a sample",
-                "set memory_size=200",
-            )
-        held_per_class = None if max_per_class is None else max(1, round(validation_fraction * max_per_class))
+        held, held_per_class = held_out_sizes(memory_size, max_per_class, validation_fraction)
         super().__init__(
             memory_size - held,
             policy="class_balanced",
@@ -129,13 +111,8 @@ class BiC(MixedMemory):
             state_path=state_path,
             **memory,
         )
-        path = memory.get("path")
-        places: dict[str, Any] = {**memory, "path": None if path is None else Path(path) / "validation"}
-        places = {name: places[name] for name in ("storage", "path", "keep_states") if name in places}
         self.seed, self.ridge, self.held_per_class = seed, float(ridge), held_per_class
-        self.validation = Memory(
-            held, "class_balanced", derive_seed(seed, name, "validation"), max_per_class=held_per_class, **places
-        )
+        self.validation = held_out_memory(held, held_per_class, derive_seed(seed, name, "validation"), memory)
         self.distillation = ShareDistillation(type(self).__name__, float(temperature))
         self.classes: list[int] = []
         self.corrected = 0
