@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_cl import _compat
+from lightning_cl._compat_exit import settle_if_connected
 from lightning_cl._compat_fsdp2 import has_shards, reshard
 from lightning_cl._compat_sharded import refuse_sharded, refuse_unshared, repair_loading
 from lightning_cl._sharded_tensors import gathered, holds_shards, is_first
@@ -100,6 +101,7 @@ class MethodCallback(Callback):
         """Refuse what cannot work, and read ``state_path``."""
         if stage != "fit":
             return
+        settle_if_connected()
         if refuse_sharded(trainer, type(self).__name__, supported=self.supports_sharding):
             if self.select == "best":
                 raise InputError("select='best' with sharded parameters", "select='last'", "leave it out")

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from lightning_cl import _compat
+from lightning_cl._compat_exit import settle_if_connected
 from lightning_cl.callbacks._freezing_arguments import FreezingArguments
 from lightning_cl.callbacks._freezing_length import cannot_come, marked, say
 from lightning_cl.callbacks._freezing_optimizer import add_missing_groups, refuse_other_groups
@@ -121,6 +122,7 @@ class FreezingSchedule(Callback):
         """Refuse what cannot work. A checkpoint's state is loaded after this."""
         if stage != "fit":
             return
+        settle_if_connected()
         refuse_strategies(trainer, type(self).__name__)
         others = [c for c in trainer.callbacks if isinstance(c, FreezingSchedule) and c is not self]
         if others and not all(schedule.arguments.freeze for schedule in (self, *others)):

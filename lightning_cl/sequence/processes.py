@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_cl import _compat, signals
+from lightning_cl._compat_exit import settle_if_connected
 from lightning_cl._compat_fsdp2 import make_whole
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def connect(state: "SequenceState") -> None:
         return
     make_whole(state.module)
     _compat.join_processes(trainer, state.module)
+    settle_if_connected()
     # what a callback copies before the first fit (anchor, teacher) must be the same everywhere
     with torch.no_grad():
         for tensor in [*state.module.parameters(), *state.module.buffers()]:

@@ -9,6 +9,12 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
+# for scripts without a method's callback, which does it by itself
+END = """
+from lightning_cl._compat_exit import settle_if_connected
+
+settle_if_connected()
+"""
 
 
 def in_two_processes(script: str, folder: Path, timeout: float = 240) -> tuple[Any, Any]:
@@ -20,7 +26,7 @@ def in_two_processes(script: str, folder: Path, timeout: float = 240) -> tuple[A
 def in_processes(script: str, folder: Path, ranks: int, timeout: float = 240) -> list[Any]:
     """What each of the ranks has found; Lightning starts all but the first."""
     file = folder / "train.py"
-    file.write_text(script)
+    file.write_text(script + END)
     names = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
