@@ -64,7 +64,7 @@ OWN_DATA = ["stream=custom", "+stream.dataset.train._target_=tests.command_line.
         ("stream.n_tasks=50", "10 classes for 50 tasks", "n_tasks <= 10"),
         ("stream.n_tasks=0", "n_tasks=0", "stream.n_tasks=5"),
         ("stream.n_tasks=abc", "stream.n_tasks='abc'", "leave it out"),
-        ("method=icarl callbacks.icarl.memory_size=0", "memory_size=0", "memory_size=200"),
+        ("method=icarl callbacks.icarl.memory_size=-1", "memory_size=-1", "memory_size=200"),
         ("callbacks.er.memory_size=-5", "memory_size=-5", "memory_size=200"),
         ("method=ewc callbacks.ewc.lambda_=abc", "callbacks.ewc.lambda_='abc'", "leave it out"),
         ("method=ewc callbacks.ewc.lambda_=-1", "lambda_=-1", "lambda_=1000"),

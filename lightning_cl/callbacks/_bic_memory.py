@@ -28,7 +28,7 @@ def held_out_sizes(memory_size: int, max_per_class: int | None, fraction: float)
     if not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise InputError(f"validation_fraction={fraction!r}", "a number in (0, 1)", "0.1 is the default")
     held = round(fraction * memory_size) if isinstance(memory_size, int) else 0
-    if isinstance(memory_size, int) and not 0 < held < memory_size:
+    if isinstance(memory_size, int) and memory_size != 0 and not 0 < held < memory_size:
         raise InputError(
             f"memory_size={memory_size!r} with validation_fraction={fraction!r}",
             "a memory of which both parts hold a sample",

@@ -66,6 +66,11 @@ class MemoryFilling(MethodCallback):
         """Bytes of the samples held."""
         return self.memory.nbytes
 
+    @property
+    def off(self) -> bool:
+        """Whether the memory can hold nothing; what needs one is then left out, so that training is naive."""
+        return self.memory.size == 0 and self.memory.memory_bytes is None
+
     def belongs_to(self, run_dir: Path) -> None:
         """Tell the memory where its states are kept."""
         self.memory.belongs_to(run_dir, self.state_key)

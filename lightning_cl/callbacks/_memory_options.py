@@ -54,13 +54,3 @@ def refuse_options(method: str, given: Mapping[str, Any], hints: Mapping[str, st
         if value is not None and value != DEFAULTS.get(name):
             shown = "a function" if callable(value) else repr(value)
             raise InputError(f"{name}={shown} with {method}", f"{method} without {name}", hint)
-
-
-def refuse_nothing(method: str, memory_size: Any) -> None:
-    """Refuse a memory of no samples where there is no method without one.
-
-    Raises:
-        InputError: For 0.
-    """
-    if memory_size == 0 and isinstance(memory_size, int) and not isinstance(memory_size, bool):
-        raise InputError(f"memory_size=0 with {method}", "an integer >= 1", "set memory_size=200")

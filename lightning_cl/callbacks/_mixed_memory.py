@@ -34,7 +34,7 @@ class MixedMemory(MemoryMethod):
             self._owed, self._n_current = 0.0, 0
 
     def _take(self, batch: Any) -> list[Drawn]:
-        if self.union:
+        if self.union and not self.off:
             n, trainer = size_of(batch), self._trainer
             if self._n_current == 0:
                 self._n_current = self._samples(trainer, n)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_nothing, refuse_options
+from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_options
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.errors import InputError
 from lightning_cl.memory import Memory, find_labels
@@ -47,6 +47,11 @@ class OwnData(MethodCallback):
         """Bytes of the samples held."""
         return 0 if self.memory is None else self.memory.nbytes
 
+    @property
+    def off(self) -> bool:
+        """Whether the memory can hold nothing; the method is then left out, so that training is naive."""
+        return self.memory is not None and self.memory.size == 0
+
     def training_task(self, task: Task, seen: Sequence[Task]) -> Task:
         """What the fit of ``task`` trains on.
 
@@ -71,7 +76,7 @@ class OwnData(MethodCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse a Trainer that is not run over a stream."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and getattr(trainer.datamodule, "own_data", None) is not self:
+        if stage == "fit" and not self.off and getattr(trainer.datamodule, "own_data", None) is not self:
             raise InputError(
                 f"{type(self).__name__} in a Trainer of your own",
                 "run_sequence, which gives it the tasks",
@@ -112,9 +117,8 @@ def own_memory(method: str, size: int, policy: str, seed: int, options: MemoryOp
     """The memory of a method, with the options that it can take.
 
     Raises:
-        InputError: For the others, by name, and for a memory of nothing.
+        InputError: For the others, by name.
     """
-    refuse_nothing(method, size)
     refuse_options(method, options, REFUSED)
     taken: dict[str, Any] = {name: value for name, value in options.items() if name not in REFUSED}
     return Memory(size, policy, seed, **taken)

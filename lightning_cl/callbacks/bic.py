@@ -57,7 +57,7 @@ class BiC(MixedMemory):
     Not supported: manual optimization; optimizers that call their closure more than once per step (LBFGS).
 
     Args:
-        memory_size: Samples in all, those for step 2 included.
+        memory_size: Samples in all, those for step 2 included; 0 leaves the method out.
         max_per_class: No class holds more, those for step 2 included.
         validation_fraction: Share of the memory for step 2, in (0, 1).
         temperature: T of the distillation.
@@ -135,7 +135,7 @@ class BiC(MixedMemory):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse modules that cannot work, set the rule for prediction, and stand where the training loader comes."""
-        if stage == "fit":
+        if stage == "fit" and not self.off:
             require_classifier(pl_module, type(self).__name__, RULE, one_head=True)
             self.distillation.output.attach(pl_module)
             if self._source is None:
@@ -152,7 +152,8 @@ class BiC(MixedMemory):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Until its bias is fitted, the model that learns the next task predicts by its logits."""
-        pl_module.set_rule(RULE).reset()
+        if not self.off:
+            pl_module.set_rule(RULE).reset()
         super().on_train_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -160,7 +161,7 @@ class BiC(MixedMemory):
         self.distillation.output.arm()
 
     def _listener(self) -> Any:
-        return self._two_losses
+        return None if self.off else self._two_losses
 
     def _two_losses(self, call: Callable[[Any], Tensor | None], batch: Any, batch_idx: int, output: Any) -> Any:
         n_all = len(self.classes) + len(self.new)
@@ -194,6 +195,8 @@ class BiC(MixedMemory):
 
     def refuse_tasks(self, tasks: Sequence[Any]) -> None:
         """Refuse tasks without new classes, and more classes than samples to be held out."""
+        if self.off:
+            return
         super().refuse_tasks(tasks)
         self._held_share(len({c for task in tasks for c in task.class_indices}))
 
@@ -221,7 +224,7 @@ class BiC(MixedMemory):
             state.module.to(state.trainer().strategy.root_device)
             self.fit_bias(state.module)
 
-        return [Stage("fit_bias", run, after="fit")]
+        return [] if self.off else [Stage("fit_bias", run, after="fit")]
 
     def fit_bias(self, pl_module: Any, trainer: Any = None) -> None:
         """Fit the two parameters of the task just learnt. Does nothing the second time, nor in the first task."""
@@ -252,6 +255,8 @@ class BiC(MixedMemory):
         super().consolidate(trainer, pl_module, self._full if dataloader is None else dataloader)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        if self.off:
+            return
         self.fit_bias(module, trainer)
         super()._consolidate(trainer, module, Skipping(loader, self.positions))
         self.classes += self.new

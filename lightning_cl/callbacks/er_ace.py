@@ -35,7 +35,7 @@ class ERACE(MemoryMethod):
     probabilities.
 
     Args:
-        memory_size: Samples kept in all, >= 0; None with ``memory_bytes``.
+        memory_size: Samples kept in all; 0 leaves the method out; None with ``memory_bytes``.
         policy: What is kept: ``"reservoir"``, ``"class_balanced"`` or any other of
             :class:`~lightning_cl.memory.Memory`.
         max_per_class: For ``class_balanced``: no class holds more, even while there is room.
@@ -108,7 +108,7 @@ class ERACE(MemoryMethod):
         super().teardown(trainer, pl_module, stage)
 
     def _listener(self) -> Any:
-        return self._asymmetric
+        return None if self.off else self._asymmetric
 
     def _around(self) -> Any:
         return self.outputs.recording

@@ -24,7 +24,7 @@ class GDumb(OwnData):
     ``"current"``; augmentation of what is stored.
 
     Args:
-        memory_size: Samples kept in all, >= 1.
+        memory_size: Samples kept in all; 0 leaves the method out.
         max_epochs: Epochs over the memory, >= 1; as many as the Trainer's by default, which is short training: a memory
             is small beside the tasks.
         seed: Seed of which samples are replaced.
@@ -65,7 +65,7 @@ class GDumb(OwnData):
         """Fill the memory, before the fit."""
         from lightning_cl.sequence.state import Stage
 
-        return [Stage("collect", self._collect, after=None)]
+        return [] if self.off else [Stage("collect", self._collect, after=None)]
 
     def _collect(self, state: Any, task: Task) -> None:
         from lightning_cl.streams.loader import TaskLoader

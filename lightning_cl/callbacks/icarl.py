@@ -16,7 +16,7 @@ from lightning_cl.callbacks._classifier import (
 )
 from lightning_cl.callbacks._head_output import HeadOutput
 from lightning_cl.callbacks._hub import loss_of, with_loss
-from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_nothing, refuse_options
+from lightning_cl.callbacks._memory_options import FIXED_POLICY, MemoryOptions, refuse_options
 from lightning_cl.callbacks._mixed_memory import MixedMemory, by_class, picked
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
@@ -66,7 +66,7 @@ class ICaRL(MixedMemory):
     Not supported: manual optimization; optimizers that call their closure more than once per step (LBFGS).
 
     Args:
-        memory_size: Exemplars in all, >= the number of classes.
+        memory_size: Exemplars in all, >= the number of classes; 0 leaves the method out.
         max_per_class: No class keeps more, even while there is room.
         batch_size: Exemplars per step (and process): ``"union"`` (the paper: they and the current samples are one
             training set), a number, or None for as many as the current batch has.
@@ -99,7 +99,6 @@ class ICaRL(MixedMemory):
         state_path: str | Path | None = None,
         **memory: Unpack[MemoryOptions],
     ) -> None:
-        refuse_nothing(type(self).__name__, memory_size)
         refuse_options(type(self).__name__, memory, REFUSED)
         super().__init__(
             memory_size,
@@ -125,7 +124,7 @@ class ICaRL(MixedMemory):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse modules that cannot work, and set the rule for prediction."""
-        if stage == "fit":
+        if stage == "fit" and not self.off:
             require_classifier(pl_module, type(self).__name__, RULE)
             self._output.attach(pl_module)
         super().setup(trainer, pl_module, stage)
@@ -137,8 +136,9 @@ class ICaRL(MixedMemory):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse a task that brings nothing new, or more classes than exemplars."""
-        pl_module.set_rule(RULE)
-        if not self._resumed_a_finished_fit or self.phase != "consolidated":
+        if not self.off:
+            pl_module.set_rule(RULE)
+        if not self.off and (not self._resumed_a_finished_fit or self.phase != "consolidated"):
             new_rows(pl_module, self.classes, type(self).__name__)
             self._share(len(seen_rows(pl_module)))
         super().on_fit_start(trainer, pl_module)
@@ -148,7 +148,7 @@ class ICaRL(MixedMemory):
         self._output.arm()
 
     def _listener(self) -> Any:
-        return self._binary_loss
+        return None if self.off else self._binary_loss
 
     def _binary_loss(self, call: Callable[[Any], Tensor | None], batch: Any, batch_idx: int, output: Any) -> Any:
         if loss_of(output) is None:
@@ -169,6 +169,8 @@ class ICaRL(MixedMemory):
 
     def refuse_tasks(self, tasks: Sequence[Any]) -> None:
         """Refuse tasks without new classes, and more classes than exemplars."""
+        if self.off:
+            return
         super().refuse_tasks(tasks)
         self._share(len({c for task in tasks for c in task.class_indices}))
 
@@ -183,6 +185,8 @@ class ICaRL(MixedMemory):
         return share if self.max_per_class is None else min(share, self.max_per_class)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        if self.off:
+            return
         features, labels, template = [], [], None
         for batch, stored in self._task_batches(trainer, module, loader):
             template = stored

@@ -27,7 +27,7 @@ class UniformSampling(OwnData):
     ``"current"`` (this callback says what is trained on).
 
     Args:
-        memory_size: Samples of earlier tasks that are kept, >= 1; None keeps all.
+        memory_size: Samples of earlier tasks that are kept; None keeps all, 0 leaves the method out.
         class_balanced: Draw a class first, then one of its samples, and keep a class-balanced memory; otherwise every
             sample is as likely as any other, and the memory is a reservoir.
         seed: Seed of what the memory keeps. The order of the draws follows the run's.
@@ -59,7 +59,7 @@ class UniformSampling(OwnData):
             own = own_memory("UniformSampling", memory_size, policy, derive_seed(seed, name), memory)
             super().__init__(own, name=name)
         self.sampling = "class_balanced" if class_balanced else "uniform"
-        self.needs_data = self.memory is not None
+        self.needs_data = self.memory is not None and not self.off
 
     def training_task(self, task: Task, seen: Sequence[Task]) -> Task:
         """The task with all before it, or with what the memory holds of them."""
@@ -78,5 +78,5 @@ class UniformSampling(OwnData):
         return len(task.train)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
-        if self.memory is not None:
+        if self.memory is not None and not self.off:
             self._fill(loader)

@@ -1,6 +1,7 @@
 """Losses between the logits of a model and logits that were given earlier."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -74,6 +75,12 @@ def logit_mse(logits: Tensor, stored: Tensor, widths: Tensor, *, inactive: float
         )
     wide = torch.promote_types(logits.dtype, torch.float32)
     now, then = logits.narrow(1, 0, width).to(wide), stored.to(wide)
+    if logits.is_cpu and len(widths) and int(widths.min()) >= width:
+        lowest = torch.minimum(now.detach().amin(), then.amin())
+        if (
+            float(lowest) > inactive
+        ):  # nothing is left out; a quarter of the time. Elsewhere asking would wait for a GPU
+            return F.mse_loss(now, then)
     counted = torch.arange(width, device=logits.device) < widths.to(logits.device)[:, None]
     counted = counted.reshape(*counted.shape, *[1] * (logits.dim() - 2)) & (now > inactive) & (then > inactive)
     # masked before squaring: an infinite difference would leave a NaN in the gradient

@@ -81,7 +81,7 @@ def share_of_fit(state: SequenceState, task: Task) -> float | None:
 def _shares(state: SequenceState) -> list[int]:
     """For each task, how many samples its fit draws from."""
     sizes = [len(task.train) for task in state.stream[: state.n_tasks]]
-    own = next((callback for callback in state.callbacks if isinstance(callback, OwnData)), None)
+    own = next((callback for callback in state.callbacks if isinstance(callback, OwnData) and not callback.off), None)
     if own:
         return [own.pool_size(sizes[: t + 1]) for t in range(len(sizes))]
     return [sum(sizes[: t + 1]) for t in range(len(sizes))] if state.settings.training_data == "seen" else sizes

@@ -31,7 +31,7 @@ def stages_of(state: SequenceState) -> list[Stage]:
 
 def own_data(state: SequenceState) -> OwnData | None:
     """The callback that says what is trained on, if there is one."""
-    found = [callback for callback in state.callbacks if isinstance(callback, OwnData)]
+    found = [callback for callback in state.callbacks if isinstance(callback, OwnData) and not callback.off]
     if len(found) > 1 or (found and state.settings.training_data != "current"):
         names = [callback.name for callback in found]
         data = state.settings.training_data

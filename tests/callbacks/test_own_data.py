@@ -109,8 +109,8 @@ def test_task_ids_are_stored() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: UniformSampling(0), r"memory_size=0 with UniformSampling; expected an integer >= 1"),
-        (lambda: GDumb(0), r"memory_size=0 with GDumb; expected an integer >= 1"),
+        (lambda: UniformSampling(-1), r"memory_size=-1"),
+        (lambda: GDumb(-1), r"memory_size=-1"),
         (lambda: GDumb(5, max_epochs=0), r"max_epochs=0; expected an integer >= 1, or null"),
         (lambda: learn(GDumb(5), UniformSampling()), r"methods \['gdumb', 'uniform'\].*expected one method"),
         (lambda: learn(GDumb(5), training_data="seen"), r"\['gdumb'\] with training_data='seen'.*leave the other out"),
