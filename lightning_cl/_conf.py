@@ -42,10 +42,15 @@ def method_name(overrides: Any, choices: Any = None) -> str:
 
 
 def folder(*, _root_: Any) -> str:
-    """``<stream>/<method>/<overrides>/seed=<n>``: a function of the run; the same command finds its own folder."""
+    """``<stream>/<method>/<overrides>/seed=<n>``: a function of the run; the same command finds its own folder.
+
+    Overrides stand there without their +, so that a job of a sweep has the folder that it has alone.
+    """
     hydra = _root_.hydra
     choices = hydra.runtime.choices
-    overrides = hydra.job.override_dirname or "default"
+    left_out = set(hydra.job.config.override_dirname.exclude_keys)
+    plain = [text.lstrip("+") for text in hydra.overrides.task]
+    overrides = ",".join(sorted(text for text in plain if text.partition("=")[0] not in left_out)) or "default"
     # one path component of safe characters; a long or changed one is told apart by a hash of the original
     safe = re.sub(r"[^\w.,=+\-\[\]]+", "-", overrides)
     if safe != overrides or len(safe) > 80:

@@ -10,12 +10,14 @@ from lightning_cl._conf import conf_dir, register_resolvers
 from lightning_cl._signatures import OURS, keyword_arguments
 
 SETS_A_KEY = re.compile(r"\w+(\.\w+)+=")  # not a group, and without a + or ~
+SELECTS = re.compile(r"(method|experiment)=")  # which callbacks there are
 
 
 def with_plus(overrides: Sequence[str], config_name: str = "config", config_dir: str | None = None) -> list[str]:
     """The overrides, with a + before those of arguments that a section's constructor has and the config leaves out.
 
-    ``callbacks.er.policy=ring`` is then as good as ``+callbacks.er.policy=ring``, also as the name of a run folder.
+    ``callbacks.er.policy=ring`` is then as good as ``+callbacks.er.policy=ring``, also as the name of a run folder. In
+    a sweep over methods of which only some have the section it is a ++: the others get an entry that nobody reads.
     What nobody knows stays as it is, for Hydra to refuse.
 
     Args:
@@ -28,36 +30,52 @@ def with_plus(overrides: Sequence[str], config_name: str = "config", config_dir:
     rest = [text for text in overrides if text not in keys or text.partition("=")[0].endswith("._target_")]
     if config_dir:
         rest.append(f"hydra.searchpath=[file://{Path(config_dir).absolute()}]")
-    config = composed(_first_of_sweeps(rest), config_name)
-    return [f"+{text}" if text in keys and _is_left_out(config, text.partition("=")[0]) else text for text in overrides]
+    configs = [composed(each, config_name) for each in _of_sweeps(rest)]
+    return [_prefix(configs, text.partition("=")[0]) + text if text in keys else text for text in overrides]
 
 
-def _is_left_out(section: Any, key: str) -> bool:
+def _prefix(configs: list[Any], key: str) -> str:
+    found = {_place(config, key) for config in configs}
+    if found == {"left out"}:
+        return "+"
+    return "++" if len(found) > 1 and "unknown" not in found else ""
+
+
+def _place(section: Any, key: str) -> str:
+    """Where a key of a config is: set in it, left out by it, in a callback that it has not, or unknown."""
+    name, _, rest = key.partition(".")
+    if name == "callbacks" and isinstance(section, dict) and rest.partition(".")[0] not in (section.get(name) or {}):
+        return "without"
     for part in key.split("."):
         if not isinstance(section, dict):
-            return False
+            return "unknown"
         if part not in section:
-            return part in keyword_arguments(section.get("_target_"))
+            return "left out" if part in keyword_arguments(section.get("_target_")) else "unknown"
         section = section[part]
-    return False
+    return "set"
 
 
-def _first_of_sweeps(overrides: list[str]) -> list[str]:
-    """The overrides, with the first value in place of several; without those that are intervals and the like."""
+def _of_sweeps(overrides: list[str]) -> list[list[str]]:
+    """The overrides with one value in place of several, so often that each value comes once; without those that are
+    intervals and the like.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    found = []
+    found: list[list[str]] = []
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
             if not override.is_sweep_override():
-                found.append(text)
+                found.append([text])
             elif override.is_discrete_sweep():
-                found.append(f"{text.partition('=')[0]}={next(iter(override.sweep_string_iterator()))}")
-        except (HydraException, StopIteration):  # Hydra says what is wrong with it
+                key, values = text.partition("=")[0], override.sweep_string_iterator()
+                # other sweeps do not decide which sections there are
+                found.append([f"{key}={value}" for value in values][: None if SELECTS.match(text) else 1])
+        except HydraException:  # it says what is wrong with it
             continue
-    return found
+    longest = max((len(values) for values in found), default=1)
+    return [[values[min(i, len(values) - 1)] for values in found if values] for i in range(longest)]
 
 
 def composed(overrides: list[str], config_name: str = "config") -> dict[str, Any]:

@@ -142,7 +142,32 @@ def test_a_plus_is_not_needed_for_what_a_constructor_takes(call: Call):
     ]
     assert with_plus(["callbacks.er.policy_options.time_constant=9"])[0].startswith("+")
     sweep = ["method=ewc,er", "callbacks.ewc.variant=online,offline", "callbacks.ewc.gamma=interval(0,1)"]
-    assert with_plus(sweep) == [sweep[0], *(f"+{text}" for text in sweep[1:])]
+    assert (
+        with_plus(
+            sweep[1:],
+        )
+        == sweep[1:]
+    )
+    assert with_plus(["method=ewc", *sweep[1:]]) == ["method=ewc", *(f"+{text}" for text in sweep[1:])]
+    assert with_plus(sweep) == [sweep[0], *(f"++{text}" for text in sweep[1:])]
+
+
+def test_a_sweep_over_methods_sets_what_one_of_them_has(call: Call, tmp_path: Path):
+    sweep = ["-m", "method=naive,er", "callbacks.er.policy=ring", "callbacks.er.memory_size=50", "limit_tasks=1"]
+    assert with_plus(sweep)[2:4] == ["++callbacks.er.policy=ring", "++callbacks.er.memory_size=50"]
+    assert call(*sweep, *QUICK).code == 0
+    files = sorted(tmp_path.glob("runs/*/*/*/*/results.json"))
+    er, naive = (json.loads(file.read_text()) for file in files)
+    assert (er["method"], naive["method"]) == ("er", "naive")
+    assert er["config"]["callbacks"]["er"]["policy"] == "ring"
+    assert naive["average_accuracy"] is not None
+    # a job has the folder that it has alone
+    assert call("method=er", *sweep[2:], *QUICK).code == 0
+    assert sorted(tmp_path.glob("runs/*/*/*/*/results.json")) == files
+    # no method of the sweep has it
+    refused = call("-m", "method=naive,ewc", "callbacks.er.policy=ring", *QUICK)
+    assert refused.code == 2
+    assert "callbacks.er.policy=ring" in refused.error
 
 
 def test_a_key_of_ones_own_is_welcome_where_another_refers_to_it(call: Call):
