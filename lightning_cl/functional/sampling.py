@@ -69,12 +69,14 @@ def reservoir_places(
         [0, 1, -1]
     """
     late = times >= capacity
-    if not late.any():
+    all_late = late.all()
+    if not all_late and not late.any():
         return times
     high = times + 1 if horizon is None else np.minimum(times + 1, horizon)
     u = torch.rand(len(times), generator=generator, dtype=torch.float64).numpy()
-    # rounding up to ``high`` itself is possible from 2**53 on
-    places = np.where(late, np.minimum((u * high).astype(np.int64), high - 1), times)
+    places = (u * high).astype(np.int64)  # below ``high``, if that is below 2**53
+    if not all_late:
+        places = np.where(late, places, times)
     return np.where(places < capacity, places, -1)
 
 

@@ -12,11 +12,12 @@ def longs(n: int = 0) -> Tensor:
     return torch.empty(n, dtype=torch.long)
 
 
-def grown(tensor: Tensor, needed: int, filler: int = -1) -> Tensor:
-    """The tensor with at least ``needed`` entries, by doubling."""
+def grown(tensor: Tensor, needed: int, most: int | None = None) -> Tensor:
+    """The tensor with at least ``needed`` entries, the new ones -1; by doubling, beyond ``most`` only where needed."""
     if needed <= len(tensor):
         return tensor
-    larger = tensor.new_full((max(needed, 2 * len(tensor)),), filler)
+    twice = 2 * len(tensor)
+    larger = tensor.new_full((max(needed, twice if most is None else min(twice, most)),), -1)
     larger[: len(tensor)] = tensor
     return larger
 

@@ -87,13 +87,20 @@ class Shelves:
         """Forget an empty group."""
         del self.rows[group], self.count[group]
 
-    def put(self, group: int, places: Tensor) -> Tensor:
-        """Rows for new samples in these places, which are different ones; what was there is gone."""
+    def put(self, group: int, places: Tensor, most: int | None = None) -> Tensor:
+        """Rows for new samples in these places, which are different ones; what was there is gone.
+
+        ``most`` is how many places the group has, where that is known.
+        """
         if places.shape[0] == 0:
             return longs()
-        shelf = self.rows[group] = grown(self.rows[group], int(places.max()) + 1)
+        shelf = self.rows[group]
+        n_places = shelf.shape[0]
+        if most is None or n_places < most:
+            shelf = self.rows[group] = grown(shelf, int(places.max()) + 1, most)
+            n_places = shelf.shape[0]
         rows = shelf.index_select(0, places)  # faster than indexing
-        if not self.index.keep_states and int(rows.min()) >= 0:
+        if not self.index.keep_states and (self.count[group] == n_places or int(rows.min()) >= 0):
             return rows
         empty = rows < 0
         n = int(empty.sum())

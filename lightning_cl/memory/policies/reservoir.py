@@ -11,6 +11,10 @@ from lightning_cl.functional.sampling import draw, reservoir_places
 from lightning_cl.memory._index import RowIndex, longs
 from lightning_cl.memory.policies._policy import Offered, Plan, Policy, Shelves, by_group, joined
 
+#: Places of a group, different ones, and the position of the sample that each gets.
+Entries = tuple[np.ndarray, np.ndarray]
+NOTHING: Entries = (np.empty(0, np.int64), np.empty(0, np.int64))
+
 
 class Reservoir(Policy):
     """Every sample seen is held with equal probability: Vitter's algorithm R, exactly uniform.
@@ -62,7 +66,7 @@ class Reservoir(Policy):
             chosen = {g: self._window(g, p, offered.time, shares[g], generator) for g, p in members.items()}
         else:
             chosen = self._draw(members, shares, generator)
-        plans = [self._put(group, entries) for group, entries in chosen.items() if entries]
+        plans = [self._put(group, shares[group], *entries) for group, entries in chosen.items() if len(entries[0])]
         return plans[0] if len(plans) == 1 else joined(plans)
 
     def _end_windows(self, time: int, members: dict[int, np.ndarray]) -> None:
@@ -74,11 +78,8 @@ class Reservoir(Policy):
                 counts.pop(group, None)
         self.last.update({group: time + int(positions[-1]) for group, positions in members.items()})
 
-    def _put(self, group: int, entries: dict[int, int]) -> Plan:
-        places, positions = (
-            torch.from_numpy(np.fromiter(part, np.int64, len(entries))) for part in (entries, entries.values())
-        )
-        return Plan(positions, self.shelves.put(group, places))
+    def _put(self, group: int, share: int, places: np.ndarray, positions: np.ndarray) -> Plan:
+        return Plan(torch.from_numpy(positions), self.shelves.put(group, torch.from_numpy(places), share))
 
     def _appear(self, groups: list[int], generator: torch.Generator) -> None:
         new = [group for group in groups if group not in self.seen]
@@ -98,35 +99,34 @@ class Reservoir(Policy):
 
     def _draw(
         self, members: dict[int, np.ndarray], shares: dict[int, int], generator: torch.Generator
-    ) -> dict[int, dict[int, int]]:
-        """Place -> position for each group; all groups draw at once."""
+    ) -> dict[int, Entries]:
+        """Places and positions for each group; all groups draw at once."""
         counts = [len(p) for p in members.values()]
-        times = np.concatenate([np.arange(self.seen[g], self.seen[g] + len(p)) for g, p in members.items()])
+        each = [np.arange(self.seen[g], self.seen[g] + len(p)) for g, p in members.items()]
+        times = each[0] if len(each) == 1 else np.concatenate(each)
         capacity = (
             self.size if len(counts) == 1 and self.size in shares.values() else np.repeat([*shares.values()], counts)
         )
         places = reservoir_places(times, capacity, generator, self.horizon)
-        chosen: dict[int, dict[int, int]] = {}
+        chosen: dict[int, Entries] = {}
         start = 0
         for group, samples in members.items():
             own = places[start : start + len(samples)]
             start += len(samples)
-            entered = own >= 0
-            if entered.any():
-                # of several samples in one place the last stays, as it would one by one
-                chosen[group] = dict(zip(own[entered].tolist(), samples[entered].tolist(), strict=True))
+            entered = (own >= 0).nonzero()[0]
+            if len(entered):
+                chosen[group] = _last(own[entered], samples[entered])
             self.seen[group] += len(samples)
             self.used[group] = min(shares[group], self.seen[group])
         return chosen
 
-    def _window(
-        self, group: int, positions: np.ndarray, time: int, share: int, generator: torch.Generator
-    ) -> dict[int, int]:
-        """Place -> position; a reservoir until the group's first sample is too old, then one for one."""
+    def _window(self, group: int, positions: np.ndarray, time: int, share: int, generator: torch.Generator) -> Entries:
+        """Places and positions; a reservoir until the group's first sample is too old, then one for one."""
         assert self.max_age is not None
         first = self.first.setdefault(group, time + int(positions[0]))
         early = positions[positions + time < first + self.max_age]
-        chosen = self._draw({group: early}, {group: share}, generator).get(group, {}) if len(early) else {}
+        drawn = self._draw({group: early}, {group: share}, generator).get(group, NOTHING) if len(early) else NOTHING
+        chosen = _places(*drawn)
         late = positions[len(early) :].tolist()
         holes, shelf = self.holes.setdefault(group, []), self.shelves.rows[group]
         self.seen[group] += len(late)
@@ -140,7 +140,7 @@ class Reservoir(Policy):
                 if self.used[group] < share:
                     chosen[self.used[group]] = position
                     self.used[group] += 1
-        return chosen
+        return _arrays(chosen)
 
     def forget(self, rows: Tensor, born: Tensor | None, expired: bool) -> None:
         """Empty the places."""
@@ -172,3 +172,19 @@ class Reservoir(Policy):
         self.first = {g: first for g, first, _ in windows if first >= 0}
         self.last = {g: last for g, _, last in windows if last >= 0}
         self.holes = {g: [(a, b) for a, b in holes] for g, holes in zip(groups, state["holes"], strict=True)}
+
+
+def _last(places: np.ndarray, positions: np.ndarray) -> Entries:
+    """Of several samples in one place the last stays, as it would one by one."""
+    if len(set(places.tolist())) == len(places):
+        return places, positions
+    return _arrays(_places(places, positions))
+
+
+def _places(places: np.ndarray, positions: np.ndarray) -> dict[int, int]:
+    return dict(zip(places.tolist(), positions.tolist(), strict=True))
+
+
+def _arrays(chosen: dict[int, int]) -> Entries:
+    places, positions = (np.fromiter(part, np.int64, len(chosen)) for part in (chosen, chosen.values()))
+    return places, positions
