@@ -57,7 +57,7 @@ def test_both_have_the_same_weights_and_one_writes(tmp_path: Path):
         assert float((learner(x).argmax(1) == y).float().mean()) == pytest.approx(float(accuracy))
 
 
-RESUME = (
+SCRIPT = (
     HEAD
     + """
 class Die(Recorder):
@@ -67,22 +67,33 @@ class Die(Recorder):
             os.kill(os.getpid(), signal.SIGKILL)
 
 learner = module()
-learn(folder / "run", "ewc+er", trainer=both, module=learner, callbacks=[Die()])
-torch.save({name: value.detach().clone() for name, value in learner.state_dict().items()}, folder / f"rank{rank}.pt")
+ON_DISK
+learn(folder / "run", METHOD, trainer=both, module=learner, callbacks=[*memories, Die()])
+found = {name: value.detach().clone() for name, value in learner.state_dict().items()}
+for memory in memories:
+    found |= memory.memory.at(slice(None))
+torch.save(found, folder / f"rank{rank}.pt")
 """
 )
+ON_DISK = """
+from lightning_cl import Replay
+memories = [Replay(20, fill="step", storage="disk", path=folder / "memory", name="disk")]
+"""
 
 
-def test_killed_and_started_again(tmp_path: Path):
+@pytest.mark.parametrize("disk", [False, True])
+def test_killed_and_started_again(tmp_path: Path, disk: bool):
+    name = '"naive"' if disk else '"ewc+er"'
+    script = SCRIPT.replace("METHOD", name).replace("ON_DISK", ON_DISK if disk else "memories = []")
     (whole := tmp_path / "whole").mkdir()
     (whole / "again").touch()  # this one is not killed
-    expected, _ = in_two_processes(RESUME, whole)
+    expected, _ = in_two_processes(script, whole)
     (killed := tmp_path / "killed").mkdir()
     with pytest.raises(AssertionError):
-        in_two_processes(RESUME, killed)
+        in_two_processes(script, killed)
     assert json.loads((killed / "run" / "sequence.json").read_text())["progress"]["task"] == 1
     (killed / "again").touch()
-    one, two = in_two_processes(RESUME, killed)
+    one, two = in_two_processes(script, killed)
     assert differences(one, two) == differences(one, expected) == []
 
 
