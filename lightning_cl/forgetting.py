@@ -1,5 +1,6 @@
 """Samples deleted from a run folder, which stays one that goes on."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,22 +90,27 @@ class _SavedRun:
         if not states:
             return 0
         held = [forget_in_state(state, ids, self._folder_of(state) if is_on_disk(state) else None) for state in states]
-        save_state(file, content)
-        self._seal(file, before)
+        written = file.with_name(f".{file.name}.forget.tmp")
+        save_state(written, content)
+        after = checksum(written)
+        # a kill in here leaves a file that is as one of its two checksums says
+        self._seal(file, before, f"{before} {after}")
+        os.replace(written, file)
+        self._seal(file, after, after)
         return sum(held)
 
-    def _seal(self, file: Path, before: str) -> None:
-        """Renew the checksum of a file that was whole."""
+    def _seal(self, file: Path, known: str, sums: str) -> None:
+        """Write these checksums for a file, if it was whole: ``known`` is among those that are noted."""
         if file.name.startswith("fit-"):
             notes = file.with_suffix(".sum")
-            if notes.is_file() and before in notes.read_text().split():
-                write_text(notes, checksum(file))
+            if notes.is_file() and known in notes.read_text().split():
+                write_text(notes, sums)
             return
         stem = file.name.removesuffix(".learner.ckpt")
         newest = stem == self.newest["checkpoint"]
         record = self.newest if newest else read_record(self.folder / f"{stem}.json")
-        if record is not None and record.get("checksums", {}).get(file.name) == before:
-            record["checksums"][file.name] = checksum(file)
+        if record is not None and known in record.get("checksums", {}).get(file.name, "").split():
+            record["checksums"][file.name] = sums
             write_record(self.run_dir, record, newest=newest)
 
     def _folder_of(self, state: dict[str, Any]) -> Path:

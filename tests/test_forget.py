@@ -2,18 +2,23 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from lightning_cl import forgetting
+from lightning_cl.callbacks._fit_checkpoint import damaged
 from lightning_cl.callbacks.replay import Replay
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
 from lightning_cl.forgetting import forget_samples
 from lightning_cl.memory._forgetting import memory_states
 from lightning_cl.sequence import run_sequence
+from lightning_cl.sequence.records import newest_intact
 from tests.command_line import QUICK, Call, call  # noqa: F401
 from tests.resume.helpers import Killed, Recorder, contents, differences, module, stream, trainer
 
@@ -89,6 +94,33 @@ def test_what_is_forgotten_is_in_no_file_and_does_not_come_back(kind: str, kill_
     assert not set(ids) & set(torch.as_tensor(resumed.ids).tolist())
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "finished"
     assert run(kind, tmp_path / "again").memory.n_seen == 40
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["before a rename", "behind a rename"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_killed_while_it_forgets(number: int, replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ids = torch.as_tensor(run("ram", tmp_path, ("batch end", 5)).memory.ids)[:4].tolist()
+    before = json.loads((tmp_path / "sequence.json").read_text())["checkpoint"]
+    done: list[Any] = []
+
+    def replace(source: Any, target: Any) -> None:
+        done.append(target)
+        if len(done) < number or replaced:
+            os.rename(source, target)
+        if len(done) == number:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forgetting, "os", SimpleNamespace(replace=replace))
+        with pytest.raises(KeyboardInterrupt):
+            forget_samples(tmp_path, ids)
+    assert newest_intact(tmp_path)["checkpoint"] == before
+    assert not any(map(damaged, tmp_path.glob("checkpoints/fit-*.ckpt")))
+    forget_samples(tmp_path, ids)
+    resumed = run("ram", tmp_path).memory
+    assert not set(ids) & set(torch.as_tensor(resumed.ids).tolist())
+    assert list(tmp_path.rglob("*.tmp")) == []
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "finished"
 
 
 def test_a_run_without_that_sample_is_not_changed(tmp_path: Path):

@@ -139,9 +139,9 @@ class FitCheckpoint(Checkpoint):
             raise signals.StopRequested(self.stop_for)
 
     def _note(self, coming: str) -> None:
-        """Write down the checksum of the file that is about to be renamed, and of the one that it replaces."""
+        """Write down the checksum of the file that is about to be renamed, and those that the present one may have."""
         notes = _notes(self.path)
-        before = notes.read_text().split()[:1] if notes.is_file() else []
+        before = notes.read_text().split()[:2] if notes.is_file() else []
         write_text(notes, "\n".join([coming, *before]))
 
 
