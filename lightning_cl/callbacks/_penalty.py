@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lightning_cl.callbacks._kept_penalty import KeptPenalty
 from lightning_cl.callbacks._lambda import Lambda, Schedule, Strength
-from lightning_cl.callbacks._method import plain_loader
 from lightning_cl.callbacks._penalty_options import KeptOptions, PenaltyOptions
 from lightning_cl.callbacks._penalty_plan import PenaltyPlan, refuse_unknown_steps
+from lightning_cl.callbacks._plain_loader import plain_loader
 from lightning_cl.callbacks._stability import StabilityGuard
 from lightning_cl.callbacks._step_hooks import StepHooks, refuse_scaled_gradients
 from lightning_cl.errors import InputError

@@ -13,9 +13,9 @@ from lightning_cl.callbacks._bic_memory import REFUSED, held_out_memory, held_ou
 from lightning_cl.callbacks._classifier import features_and_logits, no_new_classes, require_classifier
 from lightning_cl.callbacks._held_out import Skipping, held_out_positions, without
 from lightning_cl.callbacks._memory_options import MemoryOptions, refuse_options
-from lightning_cl.callbacks._method import plain_of
 from lightning_cl.callbacks._mixed_memory import MixedMemory, picked
 from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.callbacks._plain_loader import plain_of
 from lightning_cl.callbacks._share_distillation import ShareDistillation
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import Leaf, leaves
