@@ -57,6 +57,8 @@ class MemoryFilling(MethodCallback):
             what = "stores='references'" if self.memory.stores_references else f"policy={policy!r}"
             raise InputError(f"fill='step' with {what}", "fill='consolidate'", "set fill='consolidate'")
         self.replayed = 0
+        #: of the present task, by the Trainer's count; None as long as it is not trained on
+        self.first_epoch: int | None = None
         self.step_extras: dict[str, Tensor] = {}
         self._trainer: Any = None
         self._patch: InstancePatch | None = None
@@ -85,6 +87,7 @@ class MemoryFilling(MethodCallback):
         super().consolidate(trainer, pl_module, () if self.fill == "step" else dataloader)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        self.first_epoch = None
         before = None
         if self._patch is not None:
             before = _compat.hook_owner(trainer, module, "on_before_batch_transfer").on_before_batch_transfer
@@ -93,6 +96,8 @@ class MemoryFilling(MethodCallback):
         # a DataLoader draws a seed from the global generator, and data sets draw more
         with torch.random.fork_rng(devices=[]):
             for number, raw in enumerate(loader):
+                if raw is None:
+                    continue
                 known: dict[str, Any] = self._known(trainer, module, raw) | self._named(loader, number, raw)
                 if self.memory.stores_references:
                     known["indices"] = self._refer(loader, raw, start)
@@ -166,11 +171,11 @@ class MemoryFilling(MethodCallback):
         self.memory.add(batch, find_labels(batch, self.label_fn), extras, **known)
 
     def _state(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict(), "replayed": self.replayed}
+        return {"memory": self.memory.state_dict(), "replayed": self.replayed, "first_epoch": self.first_epoch}
 
     def _load(self, state: dict[str, Any]) -> None:
         self.memory.load_state_dict(state["memory"])
-        self.replayed = state["replayed"]
+        self.replayed, self.first_epoch = state["replayed"], state.get("first_epoch", 0)
 
 
 def _joined(offers: list[tuple[Any, dict[str, Tensor], dict[str, Any]]]) -> tuple[Any, dict[str, Tensor], Any]:

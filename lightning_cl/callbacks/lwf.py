@@ -138,7 +138,7 @@ class LwF(MethodCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check that the step came by."""
-        if self._hub is not None:
+        if self._hub is not None and batch is not None:
             self._hub.require_fired()
 
     def _forget_the_fit(self) -> None:
