@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from lightning_cl import EWC, Replay
+from lightning_cl.errors import InputError
 from tests.callbacks.ewc_examples import Net, data
 from tests.callbacks.replay_examples import fit
 
@@ -46,6 +47,39 @@ def test_data_without_an_end(options: dict[str, Any]):
     ewc = EWC(1.0)
     fit(Net(), DataLoader(Endless(), batch_size=4), ewc, **options)
     assert ewc.n_tasks == 1
+
+
+def test_data_that_can_be_read_once_are_left_for_the_training():
+    stream = iter(Endless())
+
+    class Once(IterableDataset[tuple[Tensor, Tensor]]):
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return stream
+
+    first: list[Tensor] = []
+
+    class Keeping(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            first.append(batch[0])
+            return super().training_step(batch, batch_idx)
+
+    fit(Keeping(), DataLoader(Once(), batch_size=4), EWC(1.0), max_epochs=1, limit_train_batches=3)
+    assert torch.equal(first[0], next(iter(data(0)))[0][:4])
+
+
+def test_several_loaders_are_refused_before_the_training():
+    trained: list[int] = []
+
+    class Several(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            trained.append(batch_idx)
+            return super().training_step(batch["a"], batch_idx)
+
+    with pytest.raises(InputError, match=r"train_dataloader of type 'dict'; .*HINT: define importance_dataloader"):
+        fit(Several(), {"a": data(0), "b": data(1)}, Replay(10))
+    assert not trained
+    fit(Several(), {"a": data(0), "b": data(1)}, Replay(10, fill="step"), max_epochs=1)
+    assert trained
 
 
 def test_a_trial_of_the_code_leaves_the_file_alone(tmp_path: Path):
