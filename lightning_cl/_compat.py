@@ -257,3 +257,13 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype("uint32"), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal.tolist()), gauss))
+
+
+@contextlib.contextmanager
+def kept_randomness() -> Iterator[None]:
+    """After the block the global generators go on as if it had not been."""
+    before = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(before)

@@ -12,6 +12,7 @@ from lightning_cl.callbacks._gather import from_first, gather_batch, gather_leav
 from lightning_cl.callbacks._memory_options import MemoryOptions, StorageOptions
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.callbacks._plain_loader import has_length
 from lightning_cl.callbacks._sample_facts import SampleFacts
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
@@ -94,7 +95,7 @@ class MemoryFilling(MethodCallback):
         whole: list[tuple[Any, dict[str, Tensor], dict[str, Any]]] = []
         start = 0
         # a DataLoader draws a seed from the global generator, and data sets draw more
-        with torch.random.fork_rng(devices=[]):
+        with _compat.kept_randomness():
             for number, raw in enumerate(loader):
                 if raw is None:
                     continue
@@ -111,6 +112,18 @@ class MemoryFilling(MethodCallback):
         if whole:
             batch, extras, known = _joined(whole)
             self._offer(batch, extras, **known)
+
+    def _rehearse(self, trainer: Any, module: Any, loader: Any) -> None:
+        """What filling the memory would refuse is refused before the training, not behind it."""
+        if not (self._facts.needs or self.memory.stores_references) or not has_length(loader):
+            return
+        with _compat.kept_randomness():
+            raw = next((batch for batch in loader if batch is not None), None)
+        if raw is None:
+            return
+        self._known(trainer, module, raw)
+        if self.memory.stores_references:
+            self._refer(loader, raw, 0)
 
     def _known(self, trainer: Any, module: Any, raw: Any) -> dict[str, Any]:
         """What the memory's policy wants to know of a batch as it comes from the loader."""

@@ -169,7 +169,7 @@ class MemoryMethod(MemoryFilling):
         if self.first_epoch is None:
             self.first_epoch = trainer.current_epoch
         if self.consolidate_when == "auto" and self.fill == "consolidate" and not self.off:
-            plain_loader(trainer, pl_module)  # what it refuses is refused before the training, not behind it
+            self._rehearse(trainer, pl_module, plain_loader(trainer, pl_module))
         self.memory.check_place()  # not in setup: there a checkpoint has not been loaded yet
         if self.memory.stores_references:
             for task in getattr(trainer.datamodule, "seen_tasks", []):

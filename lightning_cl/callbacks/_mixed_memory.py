@@ -65,7 +65,7 @@ class MixedMemory(MemoryMethod):
         if self._patch is not None:
             before = _compat.hook_owner(trainer, module, "on_before_batch_transfer").on_before_batch_transfer
         # a DataLoader draws a seed from the global generator, and data sets draw more
-        with torch.random.fork_rng(devices=[]):
+        with _compat.kept_randomness():
             for batch in loader:
                 if batch is None:
                     continue

@@ -19,7 +19,7 @@ def plain_loader(trainer: Any, module: Any) -> Any:
     if given is not None:
         return given
     loader = plain_of(trainer.train_dataloader)
-    n = None if _has_length(loader) else _compat.batches_trained(trainer)
+    n = None if has_length(loader) else _compat.batches_trained(trainer)
     return loader if n is None else FirstBatches(loader, n)
 
 
@@ -54,7 +54,8 @@ def plain_of(loader: Any) -> Any:
     return DataLoader(dataset, batch_size=size, shuffle=False, drop_last=False, **common)
 
 
-def _has_length(loader: Any) -> bool:
+def has_length(loader: Any) -> bool:
+    """Whether it is known where the loader ends; then it can be read again too."""
     try:
         return len(loader) >= 0
     except (TypeError, NotImplementedError):
