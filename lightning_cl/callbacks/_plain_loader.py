@@ -49,7 +49,7 @@ def plain_of(loader: Any) -> Any:
     part = _part(loader)
     dataset = loader.dataset if part is None else Subset(loader.dataset, part)
     if loader.batch_size is None and loader.batch_sampler is None:
-        return DataLoader(dataset, batch_size=None, sampler=SequentialSampler(dataset), **common)  # type: ignore[arg-type]
+        return DataLoader(dataset, batch_size=None, sampler=SequentialSampler(dataset), **common)
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
     return DataLoader(dataset, batch_size=size, shuffle=False, drop_last=False, **common)
 
