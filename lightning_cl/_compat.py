@@ -93,6 +93,14 @@ def training_was_finished(trainer: Any, checkpoint: dict[str, Any]) -> bool:
     return epochs not in (None, -1) and progress.get("processed", 0) >= epochs
 
 
+def batches_trained(trainer: Any) -> int | None:
+    """Training batches of an epoch; of an epoch without a known end those that have passed; None if nobody knows."""
+    batches = trainer.num_training_batches
+    if batches != float("inf"):
+        return int(batches)
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready or None
+
+
 def hook_owner(trainer: Any, module: Any, hook: str) -> Any:
     """The object, DataModule or module, on which Lightning will call a data hook."""
     return trainer._data_connector._datahook_selector.get_instance(hook) if trainer is not None else module
@@ -249,3 +257,13 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype("uint32"), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal.tolist()), gauss))
+
+
+@contextlib.contextmanager
+def kept_randomness() -> Iterator[None]:
+    """After the block the global generators go on as if it had not been."""
+    before = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(before)

@@ -102,6 +102,23 @@ def test_move_batch_goes_through_the_users_hooks_and_precision():
     assert torch.equal(found[0][0], torch.full((2, 4), 4.0, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_patches_on_one_another_are_gone_when_both_are_removed(order: tuple[int, int]):
+    class Owner:
+        def step(self) -> int:
+            return 1
+
+    owner = Owner()
+    for _ in range(3):
+        below = InstancePatch(owner, "step", lambda: below.original() + 1)  # noqa: B023
+        above = InstancePatch(owner, "step", lambda: above.original() + 10)  # noqa: B023
+        assert owner.step() == 12
+        patches = [below, above]
+        assert patches[order[0]].remove() == (order[0] == 1)
+        assert patches[order[1]].remove()
+        assert "step" not in owner.__dict__
+
+
 def test_unpatched_looks_behind_ours_but_not_behind_the_users_decorators():
     def doubled(method: Any) -> Any:
         @functools.wraps(method)

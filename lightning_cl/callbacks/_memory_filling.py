@@ -12,6 +12,7 @@ from lightning_cl.callbacks._gather import from_first, gather_batch, gather_leav
 from lightning_cl.callbacks._memory_options import MemoryOptions, StorageOptions
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.callbacks._plain_loader import has_length
 from lightning_cl.callbacks._sample_facts import SampleFacts
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
@@ -57,6 +58,8 @@ class MemoryFilling(MethodCallback):
             what = "stores='references'" if self.memory.stores_references else f"policy={policy!r}"
             raise InputError(f"fill='step' with {what}", "fill='consolidate'", "set fill='consolidate'")
         self.replayed = 0
+        #: of the present task, by the Trainer's count; None as long as it is not trained on
+        self.first_epoch: int | None = None
         self.step_extras: dict[str, Tensor] = {}
         self._trainer: Any = None
         self._patch: InstancePatch | None = None
@@ -85,14 +88,17 @@ class MemoryFilling(MethodCallback):
         super().consolidate(trainer, pl_module, () if self.fill == "step" else dataloader)
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
+        self.first_epoch = None
         before = None
         if self._patch is not None:
             before = _compat.hook_owner(trainer, module, "on_before_batch_transfer").on_before_batch_transfer
         whole: list[tuple[Any, dict[str, Tensor], dict[str, Any]]] = []
         start = 0
         # a DataLoader draws a seed from the global generator, and data sets draw more
-        with torch.random.fork_rng(devices=[]):
+        with _compat.kept_randomness():
             for number, raw in enumerate(loader):
+                if raw is None:
+                    continue
                 known: dict[str, Any] = self._known(trainer, module, raw) | self._named(loader, number, raw)
                 if self.memory.stores_references:
                     known["indices"] = self._refer(loader, raw, start)
@@ -106,6 +112,18 @@ class MemoryFilling(MethodCallback):
         if whole:
             batch, extras, known = _joined(whole)
             self._offer(batch, extras, **known)
+
+    def _rehearse(self, trainer: Any, module: Any, loader: Any) -> None:
+        """What filling the memory would refuse is refused before the training, not behind it."""
+        if not (self._facts.needs or self.memory.stores_references) or not has_length(loader):
+            return
+        with _compat.kept_randomness():
+            raw = next((batch for batch in loader if batch is not None), None)
+        if raw is None:
+            return
+        self._known(trainer, module, raw)
+        if self.memory.stores_references:
+            self._refer(loader, raw, 0)
 
     def _known(self, trainer: Any, module: Any, raw: Any) -> dict[str, Any]:
         """What the memory's policy wants to know of a batch as it comes from the loader."""
@@ -166,11 +184,11 @@ class MemoryFilling(MethodCallback):
         self.memory.add(batch, find_labels(batch, self.label_fn), extras, **known)
 
     def _state(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict(), "replayed": self.replayed}
+        return {"memory": self.memory.state_dict(), "replayed": self.replayed, "first_epoch": self.first_epoch}
 
     def _load(self, state: dict[str, Any]) -> None:
         self.memory.load_state_dict(state["memory"])
-        self.replayed = state["replayed"]
+        self.replayed, self.first_epoch = state["replayed"], state.get("first_epoch", 0)
 
 
 def _joined(offers: list[tuple[Any, dict[str, Tensor], dict[str, Any]]]) -> tuple[Any, dict[str, Tensor], Any]:

@@ -15,12 +15,15 @@ from lightning_cl.callbacks._hub import TrainingStepHub
 from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.callbacks._memory_filling import MemoryFilling
 from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.callbacks._plain_loader import plain_loader
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
 from lightning_cl.functional.batches import clone_batch, concatenate, leaves, rebuild, select
 from lightning_cl.memory import find_labels
 
 HOOK = "on_after_batch_transfer"
+#: See :func:`own_size`; one entry for each memory that the batch is passing.
+_PASSING: list[int] = []
 
 
 @dataclass
@@ -163,6 +166,10 @@ class MemoryMethod(MemoryFilling):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The next batch that is transferred is a training batch."""
         self._armed = True
+        if self.first_epoch is None:
+            self.first_epoch = trainer.current_epoch
+        if self.consolidate_when == "auto" and self.fill == "consolidate" and not self.off:
+            self._rehearse(trainer, pl_module, plain_loader(trainer, pl_module))
         self.memory.check_place()  # not in setup: there a checkpoint has not been loaded yet
         if self.memory.stores_references:
             for task in getattr(trainer.datamodule, "seen_tasks", []):
@@ -173,6 +180,8 @@ class MemoryMethod(MemoryFilling):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The next batch that is transferred is a training batch."""
         self._armed = True
+        # of a step that on_train_batch_start() has called off, and with it the rest of its epoch
+        self._pending.clear()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """The next batch that is transferred is not (another callback's importance pass)."""
@@ -180,6 +189,8 @@ class MemoryMethod(MemoryFilling):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check that the batch came by, and offer it to the memory."""
+        if batch is None:  # a collate function that had nothing to give
+            return
         if not self._seen_a_batch:
             owner = type(self._patch.owner if self._patch else trainer.datamodule).__name__
             raise InputError(
@@ -205,7 +216,11 @@ class MemoryMethod(MemoryFilling):
             return original(batch, *args, **kwargs)
         self._armed = False
         drawn = self._take(batch)
-        return self._incoming(batch, drawn, lambda of: original(of, *args, **kwargs))
+        _PASSING.append(own_size(batch))
+        try:
+            return self._incoming(batch, drawn, lambda of: original(of, *args, **kwargs))
+        finally:
+            _PASSING.pop()
 
     def _take(self, batch: Any) -> list[Drawn]:
         """Memory samples in the structure of ``batch``, on its devices; an empty list when there is none to replay."""
@@ -223,17 +238,21 @@ class MemoryMethod(MemoryFilling):
         if not self._seen_a_batch and self._names and trainer is not None and not self.holds_memory(trainer):
             self._named(trainer.train_dataloader, 0, batch)
         self._seen_a_batch = True
-        drawn = [] if len(self.memory) == 0 or self.holds_memory(trainer) else self._draw(batch, found)
-        if self.fill == "step" and trainer is not None and trainer.current_epoch == 0:
+        n = own_size(batch)
+        drawn = [] if len(self.memory) == 0 or self.holds_memory(trainer) else self._draw(batch, found, n)
+        if self.fill == "step" and trainer is not None and trainer.current_epoch == self.first_epoch:
+            own = batch if n == size_of(batch) else select(batch, slice(0, n))
             # a copy: other callbacks may rewrite the batch in place before the step is over
-            self._pending.append(batch if self._mixes and drawn else clone_batch(batch))
+            self._pending.append(own if self._mixes and drawn else clone_batch(own))
         return drawn
 
-    def _draw(self, batch: Any, found: dict[str, Any]) -> list[Drawn]:
-        """The draws of a step, in the structure of ``batch``, whose leaves are ``found``; all are read at once."""
+    def _draw(self, batch: Any, found: dict[str, Any], n: int) -> list[Drawn]:
+        """The draws of a step, in the structure of ``batch``, whose leaves are ``found`` and of which ``n`` samples are
+        the loader's; all are read at once.
+        """
         trainer = self._trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        chosen = self._choose(self.batch_size or size_of(batch), rank, world)
+        chosen = self._choose(self.batch_size or n, rank, world)
         if not chosen:
             return []
         whole = self._stored(batch, found, torch.cat(chosen) if len(chosen) > 1 else chosen[0])
@@ -270,6 +289,11 @@ class MemoryMethod(MemoryFilling):
         self._armed = self._seen_a_batch = False
         self.drawn, self.step_extras = [], {}
         self._pending.clear()
+
+
+def own_size(batch: Any) -> int:
+    """How many samples of a batch on its way are the loader's; another memory's may stand behind them."""
+    return _PASSING[-1] if _PASSING else size_of(batch)
 
 
 def behind(batch: Any, drawn: list[Drawn]) -> Any:

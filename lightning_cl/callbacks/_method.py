@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_cl import _compat
 from lightning_cl._compat_exit import settle_if_connected
@@ -14,6 +13,7 @@ from lightning_cl._compat_fsdp2 import has_shards, reshard
 from lightning_cl._compat_sharded import refuse_sharded, refuse_unshared, repair_loading
 from lightning_cl._sharded_tensors import gathered, holds_shards, is_first
 from lightning_cl.callbacks._gather import same_buffers
+from lightning_cl.callbacks._plain_loader import plain_loader
 from lightning_cl.callbacks._state_path import checked_path, load_from, usable
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state, save_state
@@ -36,7 +36,7 @@ class MethodCallback(Callback):
         select: Weights to consolidate with: ``"last"``, or ``"best"`` of the Trainer's ``ModelCheckpoint`` (loaded for
             the consolidation only).
         state_path: File that is written atomically at each consolidation and read at the start, so that the next task
-            can be another process.
+            can be another process; not written with ``fast_dev_run``.
     """
 
     #: whether consolidation reads the task's data
@@ -169,7 +169,8 @@ class MethodCallback(Callback):
                 pl_module.load_state_dict(last)
         self.n_tasks += 1
         self.phase = "consolidated"
-        if self.state_path is not None:
+        # a trial of the code is no task that the next process may count on
+        if self.state_path is not None and not getattr(trainer, "fast_dev_run", False):
             state = self.state_dict()  # in every process: some gather
             if is_first():
                 save_state(self.state_path, state)
@@ -209,32 +210,3 @@ class MethodCallback(Callback):
             )
         self.n_tasks, self.phase = state_dict["n_tasks"], state_dict["phase"]
         self._load(state_dict)
-
-
-def plain_loader(trainer: Any, module: Any) -> Any:
-    """The task's own training data: unmixed, unshuffled, nothing dropped; ``importance_dataloader()`` overrides it."""
-    for owner in (trainer.datamodule, module):
-        if callable(getattr(owner, "importance_dataloader", None)):
-            return owner.importance_dataloader()
-    return plain_of(trainer.train_dataloader)
-
-
-def plain_of(loader: Any) -> Any:
-    """A training loader's data in order, nothing dropped."""
-    if hasattr(loader, "plain"):
-        return loader.plain()
-    if not isinstance(loader, DataLoader):
-        if isinstance(loader, dict | list | tuple):
-            raise InputError(
-                f"train_dataloader of type {type(loader).__name__!r}",
-                "one DataLoader",
-                "define importance_dataloader() on the module or DataModule",
-            )
-        return loader
-    common: dict[str, Any] = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
-    if not hasattr(loader.dataset, "__getitem__") or not hasattr(loader.dataset, "__len__"):
-        return loader
-    if loader.batch_size is None and loader.batch_sampler is None:
-        return DataLoader(loader.dataset, batch_size=None, sampler=SequentialSampler(loader.dataset), **common)
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
-    return DataLoader(loader.dataset, batch_size=size, shuffle=False, drop_last=False, **common)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_cl import _compat
-from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
+from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind, own_size
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
 from lightning_cl.functional.batches import concatenate, select
@@ -35,7 +35,7 @@ class MixedMemory(MemoryMethod):
 
     def _take(self, batch: Any) -> list[Drawn]:
         if self.union and not self.off:
-            n, trainer = size_of(batch), self._trainer
+            n, trainer = own_size(batch), self._trainer
             if self._n_current == 0:
                 self._n_current = self._samples(trainer, n)
             self._owed += len(self.memory) * n / self._n_current
@@ -65,8 +65,10 @@ class MixedMemory(MemoryMethod):
         if self._patch is not None:
             before = _compat.hook_owner(trainer, module, "on_before_batch_transfer").on_before_batch_transfer
         # a DataLoader draws a seed from the global generator, and data sets draw more
-        with torch.random.fork_rng(devices=[]):
+        with _compat.kept_randomness():
             for batch in loader:
+                if batch is None:
+                    continue
                 yield batch, batch if before is None else before(batch, 0)
 
     def _labels(self, batch: Any) -> Tensor:

@@ -18,6 +18,7 @@ class InstancePatch:
         self.original = getattr(owner, method)
         functools.update_wrapper(self, inspect.unwrap(self.original))
         self.owner, self.method, self.function = owner, method, function
+        self._removed = False
         self._before = owner.__dict__.get(method)
         self.__dict__.update(marks)
         owner.__dict__[method] = self
@@ -26,13 +27,20 @@ class InstancePatch:
         return self.function(*args, **kwargs)
 
     def remove(self) -> bool:
-        """Put the original back; False, and nothing is changed, if somebody has put another function on top."""
+        """Put the original back; False if somebody has put another function on top.
+
+        Then this one goes together with that other one, if it is one of ours.
+        """
+        self._removed = True
         if self.owner.__dict__.get(self.method) is not self:
             return False
-        if self._before is None:
-            del self.owner.__dict__[self.method]
+        before = self._before
+        while isinstance(before, InstancePatch) and before._removed:
+            before = before._before
+        if before is None:
+            self.owner.__dict__.pop(self.method, None)
         else:
-            self.owner.__dict__[self.method] = self._before
+            self.owner.__dict__[self.method] = before
         return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

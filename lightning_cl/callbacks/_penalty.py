@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lightning_cl.callbacks._kept_penalty import KeptPenalty
 from lightning_cl.callbacks._lambda import Lambda, Schedule, Strength
-from lightning_cl.callbacks._method import plain_loader
 from lightning_cl.callbacks._penalty_options import KeptOptions, PenaltyOptions
 from lightning_cl.callbacks._penalty_plan import PenaltyPlan, refuse_unknown_steps
+from lightning_cl.callbacks._plain_loader import FirstBatches, plain_loader
 from lightning_cl.callbacks._stability import StabilityGuard
 from lightning_cl.callbacks._step_hooks import StepHooks, refuse_scaled_gradients
 from lightning_cl.errors import InputError
@@ -138,7 +138,7 @@ class QuadraticPenalty(KeptPenalty):
         if self.consolidate_when == "auto" and self.needs_data:
             loader = plain_loader(trainer, pl_module)
             # one that may be readable only once is left alone
-            if loader is not trainer.train_dataloader:
+            if not isinstance(loader, FirstBatches) and loader is not trainer.train_dataloader:
                 self._rehearse(trainer, pl_module, loader)
         self._guard.start(self.importance)
         if self.apply == "gradient" and self.lambda_ != "auto":

@@ -13,9 +13,9 @@ from lightning_cl.callbacks._bic_memory import REFUSED, held_out_memory, held_ou
 from lightning_cl.callbacks._classifier import features_and_logits, no_new_classes, require_classifier
 from lightning_cl.callbacks._held_out import Skipping, held_out_positions, without
 from lightning_cl.callbacks._memory_options import MemoryOptions, refuse_options
-from lightning_cl.callbacks._method import plain_of
 from lightning_cl.callbacks._mixed_memory import MixedMemory, picked
 from lightning_cl.callbacks._patch import InstancePatch
+from lightning_cl.callbacks._plain_loader import plain_of
 from lightning_cl.callbacks._share_distillation import ShareDistillation
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import Leaf, leaves
@@ -117,6 +117,7 @@ class BiC(MixedMemory):
         self.classes: list[int] = []
         self.corrected = 0
         self._source: InstancePatch | None = None
+        # until the task is consolidated, which may be after its fit
         self._full: Any = None
         # of the present task: its classes, where its held-out samples stand, and what they are
         self.new: list[int] = []
@@ -147,7 +148,7 @@ class BiC(MixedMemory):
         self.distillation.output.detach()
         if self._source is not None:
             self._source.remove()
-        self._source = self._full = None
+        self._source = None
         super().teardown(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -185,9 +186,10 @@ class BiC(MixedMemory):
             no_new_classes(type(self).__name__)
         draws = generator(self.seed, self.name, "held out", self.n_tasks)
         positions = held_out_positions(labels, new, self._held_share(len(self.classes) + len(new)), draws)
-        held = picked(self._task_batches(*batches), positions)
-        self.new, self.positions = new, positions
-        self.held, self.held_labels = leaves(held), self._labels(held)
+        self.new, self.positions, self.held, self.held_labels = new, positions, {}, _NOBODY
+        if len(positions):  # none where every class has one sample
+            held = picked(self._task_batches(*batches), positions)
+            self.held, self.held_labels = leaves(held), self._labels(held)
         return without(loader, positions, type(self).__name__)
 
     def _nothing_to_train(self, trainer: Any) -> bool:
@@ -211,7 +213,7 @@ class BiC(MixedMemory):
         return share if self.held_per_class is None else min(share, self.held_per_class)
 
     def _forget_the_task(self) -> None:
-        self.new, self.held = [], {}
+        self.new, self.held, self._full = [], {}, None
         self.positions = self.held_labels = _NOBODY
 
     # the end of a task ----------------------------------------------------------------------------------------------

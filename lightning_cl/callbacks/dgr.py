@@ -152,7 +152,7 @@ class DGR(MethodCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check that the step came by."""
-        if self._hub is not None:
+        if self._hub is not None and batch is not None:
             self._hub.require_fired()
 
     def _two_losses(self, call: Callable[[Any], Tensor | None], batch: Any, batch_idx: int, output: Any) -> Any:

@@ -12,6 +12,7 @@ from lightning_cl.callbacks._hub import TrainingStepHub, loss_of, with_loss
 from lightning_cl.callbacks._loss_weights import loss_weights
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._outputs import LogitsFn, StepOutputs
+from lightning_cl.callbacks._same_draws import SameDraws
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError
 from lightning_cl.functional.distillation import distillation_loss
@@ -36,7 +37,8 @@ class LwF(MethodCallback):
     (``reduction="sum"``). van de Ven & Tolias 2019 (arXiv:1904.07734): ``weights="tasks"``, with ``softmax="all"`` in
     the class-incremental scenario. None of them multiplies by :math:`T^2`, as Hinton et al. 2015 do.
 
-    The logits of the user's own training step are used; one forward pass of the teacher is added. See
+    The logits of the user's own training step are used; one forward pass of the teacher is added, on the batch as the
+    step has augmented it (by the global generators). See
     :class:`~lightning_cl.callbacks._outputs.StepOutputs` for how they are found in modules that are not ours.
 
     State: one copy of the module's parameters and buffers, and the classes that the teacher knew.
@@ -138,11 +140,11 @@ class LwF(MethodCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check that the step came by."""
-        if self._hub is not None:
+        if self._hub is not None and batch is not None:
             self._hub.require_fired()
 
     def _forget_the_fit(self) -> None:
-        self._tried = False
+        self._tried, self._draws = False, SameDraws()
         self._columns: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -150,6 +152,8 @@ class LwF(MethodCallback):
         return bool(self.teacher) and self.alpha > 0
 
     def _around(self) -> AbstractContextManager[None]:
+        if self._distils:
+            self._draws.note(next(self._module.parameters()).device)
         # the first step shows whether logits can be found, in the first task already
         return self.outputs.recording() if self._distils or not self._tried else nullcontext()
 
@@ -161,7 +165,8 @@ class LwF(MethodCallback):
         logits, _ = self.outputs.current(self._module, batch)
         if not self._distils:
             return output
-        with self.teacher.in_place_of(self._module):
+        # a step that augments its batch shows the same to both
+        with self._draws.again(), self.teacher.in_place_of(self._module):
             before = self.outputs.logits_only(call, self._module, batch)
         terms = [
             distillation_loss(logits[:, now], before[:, then], self.temperature, scale_by_T2=self.scale_by_T2)

@@ -120,7 +120,7 @@ class WA(MethodCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Clip the head's weights, if they are to be."""
-        if self._hub is not None:
+        if self._hub is not None and batch is not None:
             self._hub.require_fired()
         if self.clip_weights:
             with torch.no_grad():

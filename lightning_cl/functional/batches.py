@@ -1,9 +1,10 @@
 """Per-sample work on anybody's batches: size, selection, concatenation, and a flat view of the leaves.
 
-A *leaf* holds one entry per sample: a tensor with a leading batch dimension, or a list of things that are not
-tensors (strings, numbers, one dict per sample). What is around the leaves is structure: tuples, named tuples, lists
-of tensors (what torch's collate makes of a tuple), mappings, dataclasses and plain objects with tensor attributes.
-``None``, zero-dimensional tensors and single values belong to the structure and are kept as they are.
+A *leaf* holds one entry per sample: a tensor with a leading batch dimension, a list of things that are not tensors
+(strings, numbers, one dict per sample), or a tuple of strings (what torch's collate makes of strings in tuples). What
+is around the leaves is structure: tuples, named tuples, lists of tensors (what torch's collate makes of a tuple),
+mappings, dataclasses and plain objects with tensor attributes. ``None``, zero-dimensional tensors and single values
+belong to the structure and are kept as they are.
 """
 
 import copy
@@ -167,13 +168,19 @@ def _children(node: Any) -> dict[str, Any] | None:
 def _is_leaf(node: Any) -> bool:
     if isinstance(node, Tensor):
         return node.ndim > 0
+    if _is_strings(node):
+        return True
     # A list of tensors or of lists is a structure: torch's collate makes lists of tuples. One dict per sample is not.
     return isinstance(node, list) and len(node) > 0 and not any(isinstance(x, Tensor | tuple | list) for x in node)
 
 
+def _is_strings(node: Any) -> bool:
+    return type(node) is tuple and len(node) > 0 and all(isinstance(x, str | bytes) for x in node)
+
+
 def _walk(node: Any, path: str) -> Iterator[tuple[str, Leaf]]:
     if _is_leaf(node):
-        yield path, node
+        yield path, list(node) if isinstance(node, tuple) else node
         return
     for name, child in (_children(node) or {}).items():
         yield from _walk(child, f"{path}/{name}" if path else name)
@@ -181,7 +188,7 @@ def _walk(node: Any, path: str) -> Iterator[tuple[str, Leaf]]:
 
 def _map(node: Any, path: str, function: Callable[[str, Leaf], Leaf]) -> Any:
     if _is_leaf(node):
-        return function(path, node)
+        return tuple(function(path, list(node))) if isinstance(node, tuple) else function(path, node)
     children = _children(node)
     if children is None:
         return node

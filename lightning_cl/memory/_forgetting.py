@@ -12,9 +12,9 @@ from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import select_leaf
 from lightning_cl.memory._deleted import DeletedIds
 from lightning_cl.memory._disk import DiskRows, shape_in
-from lightning_cl.memory._held import BORN, IDS
+from lightning_cl.memory._held import IDS
 from lightning_cl.memory._leaving import rows_named
-from lightning_cl.memory._table import GONE, STAMP
+from lightning_cl.memory._table import BORN, GONE, STAMP
 
 # what is needed to take a sample out when the state is loaded: its name, and when it came
 KEPT = (IDS, BORN)

@@ -13,7 +13,7 @@ from lightning_cl.memory._references import References
 from lightning_cl.memory._table import Table
 
 #: Names of columns, or what they begin with.
-LEAF, EXTRA, LABELS, IDS, BORN = "leaf:", "extra:", "labels", "ids", "born"
+LEAF, EXTRA, LABELS, IDS = "leaf:", "extra:", "labels", "ids"
 
 
 class Held:

@@ -10,8 +10,9 @@ from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import Leaf
 from lightning_cl.memory._age import AgeQueue
 from lightning_cl.memory._deleted import DeletedIds
-from lightning_cl.memory._held import BORN, IDS, Held
+from lightning_cl.memory._held import IDS, Held
 from lightning_cl.memory._ids import INT64, plain_ids
+from lightning_cl.memory._table import BORN
 from lightning_cl.memory.policies import Policy
 
 

@@ -16,6 +16,8 @@ from lightning_cl.memory._rows import ListRows, Rows, TensorRows
 
 #: Column of files that says which write a row is from; GONE where it was deleted.
 STAMP, GONE = "stamp", -1
+#: Column that says when a sample was offered. It outlives a deletion, which a state from before has to repeat.
+BORN = "born"
 
 
 class Table:
@@ -71,8 +73,9 @@ class Table:
 
     def wipe(self, rows: Tensor, *, deleted: bool = False) -> None:
         """Overwrite rows; ``deleted`` also for states that refer to them."""
-        for column in self.columns.values() if rows.shape[0] else ():
-            column.wipe(rows)
+        for name, column in self.columns.items() if rows.shape[0] else ():
+            if not (deleted and name == BORN):
+                column.wipe(rows)
         stamp = self.columns.get(STAMP)
         if deleted and isinstance(stamp, TensorRows):
             stamp.data[rows] = GONE

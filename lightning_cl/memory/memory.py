@@ -14,12 +14,13 @@ from lightning_cl.functional.seeding import generator
 from lightning_cl.memory._age import AgeQueue
 from lightning_cl.memory._checks import check_ids, check_known, check_structure
 from lightning_cl.memory._deleted import DeletedIds
-from lightning_cl.memory._held import BORN, EXTRA, IDS, LABELS, LEAF
+from lightning_cl.memory._held import EXTRA, IDS, LABELS, LEAF
 from lightning_cl.memory._ids import column_of_ids
 from lightning_cl.memory._labels import find_ids
 from lightning_cl.memory._leaving import Leaving
 from lightning_cl.memory._rows import bytes_of
 from lightning_cl.memory._settings import check_places, check_size, make_policy, parse_bytes
+from lightning_cl.memory._table import BORN
 from lightning_cl.memory.policies import Offered
 
 

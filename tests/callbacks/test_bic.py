@@ -1,5 +1,6 @@
 """BiC in real runs, against a plain loop; what it holds out, what it corrects, and what it refuses."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lightning_cl.errors import InputError
 from lightning_cl.finetuning import BiasCorrection
 from lightning_cl.functional import fit_bias
 from lightning_cl.streams import TaskDataModule, TaskLoader, TensorData, task_incremental
+from lightning_cl.streams.selected_data import SelectedData
 from tests.callbacks.classifier_examples import (
     Batches,
     distances,
@@ -191,6 +193,28 @@ def test_what_it_refuses() -> None:
         with pytest.raises(InputError, match=text):
             BiC(**{"memory_size": 30, **options})
     assert "BiC on" in refused(BiC(30), _without_head())
+
+
+def test_a_task_consolidated_after_its_fit_loses_the_held_out_samples_only() -> None:
+    bic, model = BiC(60, validation_fraction=0.4, consolidate="manual"), learner()
+    for number, task in enumerate(stream()):
+        before = bic.memory.n_seen
+        one = trainer(callbacks=[bic])
+        one.fit(model, datamodule=TaskDataModule(task, batch_size=8))
+        held = len(bic.positions)
+        assert held > 0
+        bic.consolidate(one, model)
+        assert (bic.n_tasks, bic.memory.n_seen - before) == (number + 1, len(task.train) - held)
+
+
+def test_a_class_of_one_sample_is_not_held_out() -> None:
+    bic, model = BiC(60), learner()
+    for task in stream():
+        y = task.train.batch(torch.arange(len(task.train)))[1]
+        first = torch.tensor([int((y == c).nonzero()[0]) for c in y.unique()])
+        few = replace(task, train=SelectedData(task.train, first))
+        trainer(callbacks=[bic]).fit(model, datamodule=TaskDataModule(few, batch_size=8))
+    assert (len(bic.memory), len(bic.validation)) == (6, 0)
 
 
 def _without_head() -> Any:

@@ -1,7 +1,10 @@
 import copy
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,8 @@ from lightning_cl import LwF, Replay, run_sequence
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning import MLP
 from lightning_cl.streams import domain_incremental, task_incremental
+from tests.callbacks.ewc_examples import Net
+from tests.callbacks.ewc_examples import data as numbered
 from tests.callbacks.logit_examples import Tuples, loader, weights
 from tests.callbacks.replay_examples import fit
 from tests.finetuning.examples import FEW_EPOCHS, blobs, stream
@@ -282,3 +287,20 @@ def test_with_other_methods_and_freezing():
     callbacks = [FreezingSchedule(until_epoch=1), EWC(1.0), DER(20, 0.3, 0.3), LwF()]
     results = run_sequence(model, stream(), callbacks, trainer=FEW_EPOCHS, progress_bar=False, batch_size=10)
     assert results["method_state_bytes"].keys() == {"ewc", "der", "lwf"}
+
+
+@pytest.mark.parametrize("draw", [lambda: float(torch.rand(())), random.random, np.random.rand])
+def test_the_teacher_sees_the_batch_as_the_step_has_augmented_it(draw: Callable[[], float]):
+    class Augmenting(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(draw())
+            return super().training_step((batch[0] + seen[-1], batch[1]), batch_idx)
+
+    seen: list[float] = []
+    lwf = LwF()
+    for task in range(2):
+        seen.clear()
+        fit(Augmenting(), numbered(task), lwf, max_epochs=1)
+    assert len(seen) == 8
+    assert seen[::2] == seen[1::2]
+    assert len(set(seen)) == 4

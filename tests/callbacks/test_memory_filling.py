@@ -168,3 +168,24 @@ def test_deleting_through_the_callback():
 def test_what_is_no_function_is_refused(key: str):
     with pytest.raises(InputError, match=rf"^{key}=3; expected a function, or None. HINT: leave it out"):
         Replay(8, **{key: 3})
+
+
+def test_what_filling_would_refuse_is_refused_before_the_training():
+    trained: list[int] = []
+
+    class Bare(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            trained.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    class Augmented(Numbered):
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            x, y = super().__getitem__(index)
+            return x + torch.rand(()), y
+
+    losses = Replay(8, policy="loss_aware", losses_fn=lambda module, batch: torch.zeros(1))
+    with pytest.raises(InputError, match=r"losses of shape \(1,\) for 6 samples; .*HINT: give losses_fn"):
+        fit(Bare(), loader(0), losses)
+    with pytest.raises(InputError, match="a loader of Augmented that does not serve its data in order"):
+        fit(Bare(), DataLoader(Augmented(0), batch_size=6), Replay(8, stores="references"))
+    assert not trained

@@ -1,10 +1,13 @@
 """A memory of size 0 stores nothing: a method is then naive, bit for bit, but for terms with a weight of their own."""
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_cl import (
     AGEM,
@@ -24,6 +27,7 @@ from lightning_cl import (
 from lightning_cl.errors import InputError
 from lightning_cl.memory import Memory
 from lightning_cl.memory.policies import POLICIES
+from tests.callbacks.replay_examples import Classifier, Numbered, fit
 from tests.finetuning.examples import FEW_EPOCHS, module, stream
 
 COSINE = {"head_layer": "cosine"}
@@ -102,3 +106,22 @@ def test_a_memory_of_nothing(policy: str, tmp_path: Any):
     assert (len(again), again.n_seen) == (0, 3)
     with pytest.raises(InputError, match=r"HINT: use memory_size=0"):
         Memory(5, policy).load_state_dict(memory.state_dict())
+
+
+@pytest.mark.parametrize("make", [lambda: Replay(0), lambda: AGEM(0), lambda: DER(0, fill="consolidate")])
+def test_data_that_draw_from_other_generators_than_torchs_are_drawn_alike(make: Any):
+    class Augmented(Numbered):
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            x, y = super().__getitem__(index)
+            return x + random.random() + float(np.random.rand()), y
+
+    def learned(*callbacks: Any) -> Tensor:
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        net = Classifier()
+        for task in range(2):
+            fit(net, DataLoader(Augmented(task), batch_size=6, shuffle=True), *callbacks)
+        return net.weights
+
+    assert torch.equal(learned(make()), learned())

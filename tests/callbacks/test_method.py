@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_cl import EWC
-from lightning_cl.callbacks._method import plain_loader
+from lightning_cl.callbacks._plain_loader import plain_loader
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
 from lightning_cl.functional import diagonal_fisher

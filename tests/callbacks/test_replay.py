@@ -319,7 +319,7 @@ def test_bad_arguments(options: dict[str, Any], message: str):
 
 def test_batches_that_cannot_be_replayed_are_refused_on_the_first_one():
     with pytest.raises(InputError, match=r"leaf 'b' of length 4 beside leaf 'a/0' of length 6.*HINT"):
-        fit(Classifier(), {"a": loader(0), "b": numbers(1.0, 5)}, Replay(10))
+        fit(Classifier(), {"a": loader(0), "b": numbers(1.0, 5)}, Replay(10, fill="step"))
 
     class Unlabelled(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:

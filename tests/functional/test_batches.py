@@ -139,3 +139,11 @@ def test_a_hugging_face_batch_encoding():
     assert type(picked) is transformers.BatchEncoding
     assert picked["labels"].tolist() == [1]
     assert encoding["labels"].tolist() == [0, 1]
+
+
+def test_strings_in_tuples_as_torch_collates_them():
+    batch = torch.utils.data.default_collate([(torch.zeros(2), 0, "a"), (torch.ones(2), 1, "b")])
+    assert leaves(batch)["2"] == ["a", "b"]
+    joined = concatenate(batch, select(batch, torch.tensor([1])))
+    assert joined[2] == ("a", "b", "b")
+    assert len(joined[0]) == 3

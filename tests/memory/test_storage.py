@@ -1,5 +1,6 @@
 """Sizes in bytes, files, and references."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -253,3 +254,24 @@ def test_references_into_any_data_set():
         memory.add({"0": torch.zeros(10)}, tasks=0)
     with pytest.raises(InputError, match=r"bind\(\) on a memory of samples; expected stores='references'. HINT"):
         Memory(3).bind(0, items)
+
+
+def test_a_deletion_repeated_on_an_older_state_leaves_the_place_empty_as_long(tmp_path: Path):
+    """With ``max_age`` a deleted sample's place is taken again when the sample would have become too old."""
+    ram, disk = (
+        Memory(8, "reservoir", 3, max_age=16, **options)  # type: ignore[arg-type]
+        for options in ({}, {"storage": "disk", "path": tmp_path / "memory"})
+    )
+    for memory in (ram, disk):
+        memory.add({"id": torch.arange(24)})
+    states = [copy.deepcopy(ram.state_dict()), disk.state_dict()]
+    held = sorted(disk.ids.tolist())  # type: ignore[union-attr]
+    disk.delete(held[-4:])
+    again = Memory(8, "reservoir", 3, max_age=16, storage="disk", path=tmp_path / "memory")
+    again.load_state_dict(states[1])
+    ram.load_state_dict(states[0])
+    ram.delete(held[-4:])
+    for start in range(24, 60, 4):
+        for memory in (ram, again):
+            memory.add({"id": torch.arange(start, start + 4)})
+        assert sorted(ram.ids.tolist()) == sorted(again.ids.tolist())  # type: ignore[union-attr]
