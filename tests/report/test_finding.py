@@ -23,6 +23,8 @@ def test_finds_runs_at_any_depth_once_and_leaves_references_out(tmp_path):
         ('{"schema": 2}', "schema=2"),
         ('{"schema": 1, "accuracy_matrix": 3}', "accuracy_matrix=3"),
         ('{"schema": 1, "accuracy_matrix": [[0.5]], "method": "er"}', "no 'stream'"),
+        ('{"schema": 1, "accuracy_matrix": [[0.5]], "metric": "accuracy"}', "'metric' of another kind"),
+        ('{"schema": 1, "accuracy_matrix": [[0.5]], "per_task": [5]}', "'per_task' of another kind"),
     ],
 )
 def test_unreadable_files_are_named_and_the_rest_is_read(tmp_path, content, said):
