@@ -65,7 +65,7 @@ def defines_tasks(key: str) -> bool:
         (True, False, False)
     """
     group, _, rest = key.partition(".")
-    return key == "limit_tasks" or group == "stream" and rest.rpartition(".")[2] not in _FEEDING
+    return key == "limit_tasks" or (group == "stream" and rest.rpartition(".")[2] not in _FEEDING)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
