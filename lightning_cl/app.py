@@ -68,7 +68,9 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     if before != as_json(results):
         page.unlink(missing_ok=True)
     write_json(run_dir / "results.json", results)
-    if not page.is_file():  # drawing takes longer than everything else in a run that had finished before
+    if (
+        not page.is_file() or not page.stat().st_size
+    ):  # drawing takes longer than everything else in a run that had finished before
         report.write_report(run_dir)
     if single:
         report.matrix_table(results, report=page)

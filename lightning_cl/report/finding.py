@@ -51,7 +51,8 @@ def _folders(path: Path) -> Iterable[Path]:
     for folder, inner, files in os.walk(path):
         # reference runs repeat what the run around them already says, and what it started from is another task;
         # pointed at directly they are runs like any other
-        left_out = {REFERENCES, SOURCE} if RESULTS in files else {REFERENCES}
+        is_run = RESULTS in files or ".hydra" in inner  # the second has not come to its results yet
+        left_out = {REFERENCES, SOURCE} if is_run else {REFERENCES}
         inner[:] = sorted(name for name in inner if name not in left_out)
         if RESULTS in files:
             yield Path(folder)

@@ -15,6 +15,13 @@ def test_finds_runs_at_any_depth_once_and_leaves_references_out(tmp_path):
     assert [run.folder for run in gather([two / "results.json"])] == [two]
 
 
+def test_what_a_run_starts_from_is_left_out_before_it_has_results(tmp_path):
+    run = write_run(tmp_path / "a", example_results())
+    write_run(tmp_path / "b" / "source", example_results("naive"))
+    (tmp_path / "b" / ".hydra").mkdir()
+    assert [found.folder for found in gather([tmp_path])] == [run]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
