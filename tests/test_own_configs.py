@@ -48,3 +48,14 @@ def test_reference_methods_are_run_by_the_same_main_config(call: Call, own: str,
     assert result["config"]["training_data"] == "seen"
     assert {name: run["config"]["training_data"] for name, run in both.items()} == {"naive": "current", "joint": "all"}
     assert all(run["config"]["batch_size"] == 16 and run["config"]["limit_tasks"] == 1 for run in both.values())
+
+
+def test_a_refused_command_leaves_the_notes_of_the_run_that_is_there(call: Call, tmp_path: Path):
+    run = ["limit_tasks=1", "validation_fraction=0.2", "hydra.run.dir=run/one", *QUICK]
+    assert call("batch_size=64", *run).code == 0
+    before = {file: file.read_bytes() for file in tmp_path.glob("run/one/.hydra/*.yaml")}
+    assert "batch_size: 64 -> 32" in call("batch_size=32", *run).error
+    assert before == {file: file.read_bytes() for file in tmp_path.glob("run/one/.hydra/*.yaml")}
+    assert "batch_size=64" in call("report", "run", "--best").out
+    assert call("batch_size=32", *run, "resume=never").code == 0
+    assert "batch_size=32" in call("report", "run", "--best").out
