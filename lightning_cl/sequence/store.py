@@ -126,7 +126,7 @@ def clear(run_dir: Path) -> None:
 
 def _tidy(run_dir: Path, keep: set[str | None]) -> None:
     """Remove boundaries and mid-fit checkpoints other than these, and what a kill has left of files half written."""
-    for pattern in ("task*-stage*.ckpt", "task*-stage*.json", "fit-*.ckpt", "fit-*.sum", ".task*.tmp", ".fit-*.tmp"):
+    for pattern in ("task*-stage*.ckpt", "task*-stage*.json", "fit-*.ckpt", "fit-*.sum", ".*task*.tmp", ".*fit-*.tmp"):
         for file in (run_dir / "checkpoints").glob(pattern):
             if file.name.split(".")[0] not in keep:
                 file.unlink(missing_ok=True)
