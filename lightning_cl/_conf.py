@@ -41,6 +41,36 @@ def method_name(overrides: Any, choices: Any = None) -> str:
     return "+".join(name.strip().strip("'\"") for name in choice.strip("[]").split(",") if name.strip()) or "naive"
 
 
+def run_method(hydra: Any) -> str:
+    """The method of the run that Hydra is configured for, as it is composed: an experiment may choose it too.
+
+    Args:
+        hydra: Hydra's own part of the config.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    if not GlobalHydra.instance().is_initialized():
+        return method_name(hydra.overrides.task, hydra.runtime.choices)
+    found = (
+        GlobalHydra.instance()
+        .config_loader()
+        .compute_defaults_list(
+            config_name=hydra.job.config_name,
+            overrides=[*hydra.overrides.hydra, *hydra.overrides.task],
+            run_mode=RunMode.RUN,
+        )
+    )
+    paths = [(item.config_path or "", item.parent or "") for item in found.defaults]
+    # a method of one's own may be made of others
+    names = [
+        path
+        for path, parent in paths
+        if path.startswith("method/") and (parent == path or not parent.startswith("method/"))
+    ]
+    return "+".join(dict.fromkeys(name.removeprefix("method/") for name in names)) or "naive"
+
+
 def folder(*, _root_: Any) -> str:
     """``<stream>/<method>/<overrides>/seed=<n>``: a function of the run; the same command finds its own folder.
 
@@ -55,7 +85,7 @@ def folder(*, _root_: Any) -> str:
     safe = re.sub(r"[^\w.,=+\-\[\]]+", "-", overrides)
     if safe != overrides or len(safe) > 80:
         safe = f"{safe[:80]}-{hashlib.blake2b(overrides.encode(), digest_size=4).hexdigest()}"
-    return f"{choices.stream}/{method_name(hydra.overrides.task, choices)}/{safe}/seed={_root_.seed}"
+    return f"{choices.stream}/{run_method(hydra)}/{safe}/seed={_root_.seed}"
 
 
 def head_for(scenario: str) -> str:

@@ -44,8 +44,11 @@ def _prefix(configs: list[Any], key: str) -> str:
 def _place(section: Any, key: str) -> str:
     """Where a key of a config is: set in it, left out by it, in a callback that it has not, or unknown."""
     name, _, rest = key.partition(".")
-    if name == "callbacks" and isinstance(section, dict) and rest.partition(".")[0] not in (section.get(name) or {}):
-        return "without"
+    if name == "callbacks" and isinstance(section, dict):
+        callback = (section.get(name) or {}).get(rest.partition(".")[0])
+        # streams and experiments have settings for methods that are not chosen
+        if not (isinstance(callback, dict) and "_target_" in callback) and at(section, key) is None:
+            return "without"
     for part in key.split("."):
         if not isinstance(section, dict):
             return "unknown"

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_cl._conf import method_name
+from lightning_cl._conf import run_method
 from lightning_cl._messages import constructor_error
 from lightning_cl._sections import check_config, refuse_unknown_keys
 from lightning_cl.errors import InputError
@@ -42,12 +42,13 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     from lightning_cl import report
     from lightning_cl._compat import process_rank
 
+    quiet()
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
     single = hydra.mode != RunMode.MULTIRUN
     if not single:
         _refuse_processes(build_trainer(cfg))
-    name = method_name(hydra.overrides.task, hydra.runtime.choices)
+    name = run_method(hydra)
     first = process_rank() == 0
     before = (run_dir / "results.json").read_text() if (run_dir / "results.json").is_file() else None
     give_up = None if single else pruner(_pruning(cfg), Path(hydra.sweep.dir), run_dir)
@@ -67,7 +68,9 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     if before != as_json(results):
         page.unlink(missing_ok=True)
     write_json(run_dir / "results.json", results)
-    if not page.is_file():  # drawing takes longer than everything else in a run that had finished before
+    if (
+        not page.is_file() or not page.stat().st_size
+    ):  # drawing takes longer than everything else in a run that had finished before
         report.write_report(run_dir)
     if single:
         report.matrix_table(results, report=page)
@@ -272,10 +275,10 @@ def _with_method(method: str, *more: str) -> DictConfig:
     overrides = [
         text
         for text in HydraConfig.get().overrides.task
-        if not text.lstrip("+~").startswith(("method=", "callbacks", "reference_methods="))
+        if not text.lstrip("+~").startswith(("method=", "callbacks", "reference_methods=", "training_data="))
     ]
     whole = [f"method=[{method}]", "reference_methods=[]", "budget=null", "trained_tasks=null"]
-    return compose("config", overrides=[*overrides, *whole, *more])
+    return compose(HydraConfig.get().job.config_name, overrides=[*overrides, *whole, *more])
 
 
 def quiet() -> None:

@@ -88,19 +88,18 @@ def job(cfg: Any) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from lightning_cl import app
+    from lightning_cl import app, sweep
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from lightning_cl.sweep import recorded, stopped_jobs
-
         if signals.active() and signals.received():
-            stopped_jobs.append(signals.received())
+            sweep.stopped_jobs.append(signals.received())
             return None
-        return recorded(app.run_job, cfg)
+        return sweep.recorded(app.run_job, cfg)
     try:
         app.run_job(cfg)
     except Exception as error:  # Hydra would print a line of its own before it hands the error over
         _errors.append(error)
+        sweep.put_back()
     return None
 
 

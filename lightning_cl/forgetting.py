@@ -77,6 +77,8 @@ class _SavedRun:
         """Delete the samples; how many the newest state held."""
         lock = RunLock(self.run_dir)
         try:
+            for half in self.folder.glob(".*.tmp"):  # of a kill; samples are in there too
+                half.unlink()
             for log in [*self._options("deletion_log"), *(folder / "deleted.txt" for folder in self.on_disk)]:
                 DeletedIds(0, log).add(ids)
             in_files = [forget_in_files(folder, states, ids) for folder, states in self.on_disk.items()]

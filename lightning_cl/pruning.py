@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,8 +121,10 @@ def objective(results: dict[str, Any], sweep_dir: Path, own_dir: Path) -> float 
 def _others(results: dict[str, Any], sweep_dir: Path, own_dir: Path, status: str | None = None) -> list[list[float]]:
     """The averages of every other run of the same stream in the sweep's folder."""
     found = []
+    # Hydra gives the first as it was typed
+    sweep_dir, own_dir = Path(os.path.abspath(sweep_dir)), Path(os.path.abspath(own_dir))
     for file in sorted(sweep_dir.rglob(RESULTS)):
-        if file.parent == own_dir or own_dir in file.parents or "references" in file.parts:
+        if file.parent == own_dir or own_dir in file.parents or "references" in file.relative_to(sweep_dir).parts:
             continue
         try:
             other = json.loads(file.read_text())

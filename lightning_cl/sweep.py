@@ -1,5 +1,6 @@
-"""What a sweep remembers of its jobs, and the summary at its end. Imports nothing heavy."""
+"""What a sweep remembers of its jobs, the summary at its end, and what a refused command leaves. Nothing heavy."""
 
+import contextlib
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ LAUNCHER = "LIGHTNING_CL_SWEEP_LAUNCHER"
 LOOK_EVERY = 0.5  # seconds
 WAIT_FOR_LOCK = 60.0
 failed_jobs: list[str] = []
+kept: dict[Path, bytes] = {}  # of a single run's folder, from before Hydra writes there
 stopped_jobs: list[int] = []  # the signals: one job was stopped, and those behind it were not begun
 
 register_resolvers()  # a launcher's worker process imports this module before it composes a job
@@ -39,6 +41,15 @@ class SweepSummary(Callback):
     Jobs may be other processes on other machines, so each writes its record into a folder in the sweep's own, whose
     name they find in an environment variable that Hydra sets for every job.
     """
+
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """Keep what Hydra wrote of an earlier command into the run's folder."""
+        kept.clear()
+        folder = Path(config.hydra.run.dir).absolute()
+        if config.hydra.output_subdir and (folder / "sequence.json").is_file():
+            notes = folder.glob(f"{config.hydra.output_subdir}/*.yaml")
+            with contextlib.suppress(OSError):
+                kept.update({file: file.read_bytes() for file in [folder / "sequence.json", *notes]})
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Name a folder for the jobs' records."""
@@ -59,6 +70,17 @@ class SweepSummary(Callback):
         shutil.rmtree(folder, ignore_errors=True)
         failed_jobs.extend(job["name"] for job in jobs if job["status"] not in ("finished", "pruned"))
         sweep_summary(jobs)
+
+
+def put_back() -> None:
+    """After a command that was refused: what Hydra wrote of it gives way to what it wrote of the run that is there."""
+    with contextlib.suppress(OSError):
+        for file, content in kept.items():
+            # first comes the progress; where that is another, the command has begun
+            if file.read_bytes() != content:
+                if file.name == "sequence.json":
+                    return
+                file.write_bytes(content)
 
 
 def recorded(run: Callable[[Any], dict[str, Any] | None], cfg: Any) -> float | None:

@@ -155,6 +155,14 @@ def test_a_plus_is_not_needed_for_what_a_constructor_takes(call: Call):
 def test_a_sweep_over_methods_sets_what_one_of_them_has(call: Call, tmp_path: Path):
     sweep = ["-m", "method=naive,er", "callbacks.er.policy=ring", "callbacks.er.memory_size=50", "limit_tasks=1"]
     assert with_plus(sweep)[2:4] == ["++callbacks.er.policy=ring", "++callbacks.er.memory_size=50"]
+    # streams and experiments bring settings for methods that are not chosen
+    blurry, grid = ["stream=blurry_mnist", *sweep[1:]], ["experiment=lambda_sweep", "method=ewc,si"]
+    assert with_plus(blurry)[2:4] == ["++callbacks.er.policy=ring", "++callbacks.er.memory_size=50"]
+    assert with_plus([*grid, "callbacks.ewc.n_samples=9"])[-1] == "++callbacks.ewc.n_samples=9"
+    assert with_plus([*grid, "callbacks.ewc.samples=9"])[-1] == "callbacks.ewc.samples=9"
+    assert (
+        with_plus(["stream=blurry_mnist", "method=naive", "callbacks.er.policy=ring"])[-1] == "callbacks.er.policy=ring"
+    )
     assert call(*sweep, *QUICK).code == 0
     files = sorted(tmp_path.glob("runs/*/*/*/*/results.json"))
     er, naive = (json.loads(file.read_text()) for file in files)

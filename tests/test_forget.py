@@ -224,3 +224,14 @@ def test_samples_with_names_are_forgotten_with_all_that_is_beside_them(kind: str
         offer(again, 200, ["anna", "fred"])
         assert "anna" not in again.ids
         assert "fred" in again.ids
+
+
+def test_files_that_a_kill_left_half_written_hold_nothing_back(call: Call):  # noqa: F811
+    assert call(*ER, LOG, "limit_tasks=1").code == 0
+    half = [Path("run/checkpoints") / f".{dots}task0000-stage2.learner.ckpt.forget.tmp{end}.tmp" for dots, end in
+            [("", ""), (".", ".123")]]  # fmt: skip
+    for again in (lambda: forget_samples("run", [3]), lambda: call(*ER, LOG, "limit_tasks=2")):
+        for file in half:
+            file.write_bytes(b"samples")
+        again()
+        assert not any(file.exists() for file in half)

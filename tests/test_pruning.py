@@ -71,6 +71,20 @@ def test_a_job_is_compared_with_others_of_its_stream_at_the_same_task(tmp_path: 
     assert pruner(Pruning(), tmp_path, own) is None
 
 
+def test_a_job_is_not_one_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in [("good", 0.7), ("own", 0.5)]:
+        write(tmp_path / "references" / "sweep" / name, results([value, None, None]))
+    own = (
+        tmp_path / "references" / "sweep" / "own"
+    )  # Hydra gives the sweep's folder as it is typed, and the job's whole
+    for folder in (Path("references/sweep"), tmp_path / "references" / "sweep"):
+        give_up = pruner(Pruning(after=1, jobs=1), folder, own)
+        assert give_up is not None
+        assert "1 other jobs had 0.7000" in str(give_up(results([0.5, None, None])))
+        assert pruner(Pruning(after=1, jobs=2), folder, own)(results([0.5, None, None])) is None  # type: ignore[misc]
+
+
 def test_what_a_search_is_told(tmp_path: Path):
     done = results([0.7, None, None], [0.6, 0.6, None], [0.5, 0.5, 0.5], status="finished")
     own = write(tmp_path / "own", done)

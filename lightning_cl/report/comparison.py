@@ -8,7 +8,7 @@ from typing import Any
 from .row import ComparisonRow
 from .run import Run
 from .selection import best_on_validation, by_lambda
-from .settings import TARGET, comparable, defines_tasks, differing, flat, short_names, shown_values
+from .settings import TARGET, comparable, defines_tasks, differing, flat, seeds, short_names, shown_values
 
 
 def comparison_table(runs: Iterable[Run]) -> list[ComparisonRow]:
@@ -95,10 +95,11 @@ def _rows(stream: str, scenario: str, runs: Sequence[Run]) -> list[ComparisonRow
 
 
 def _once(runs: Sequence[Run]) -> list[Run]:
-    """One run per pair of seeds, a finished one before others: a copy is not another seed."""
-    kept: dict[tuple[str, str], Run] = {}
+    """One run for the same seeds, a finished one before others: a copy is not another seed."""
+    kept: dict[tuple[str, ...], Run] = {}
     for run in sorted(runs, key=lambda run: run.status != "finished"):
-        key = (repr(run.results.get("seed")), repr(run.results.get("class_order_seed")))
+        own = sorted(seeds(run.results.get("config")).items())
+        key = (repr(run.results.get("seed")), repr(run.results.get("class_order_seed")), repr(own))
         if key in kept and run.status == "finished":
             message = f"left out: {str(run.folder)!r} repeats {str(kept[key].folder)!r} (same configuration and seeds)"
             warnings.warn(message, UserWarning, stacklevel=5)

@@ -37,6 +37,10 @@ def read_run(folder: Path) -> Run:
     matrix = results.get("accuracy_matrix")
     if not isinstance(matrix, list) or not all(isinstance(row, list | None) for row in matrix):
         raise InputError(f"accuracy_matrix={matrix!r} in {str(path)!r}", "a list of rows", hint)
+    kinds = {"metric": dict, "per_task": list, "config": dict, "compute": dict, "reference_methods": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(results.get(key), kind | None)]
+    if wrong or not all(isinstance(task, dict) for task in results.get("per_task") or []):
+        raise InputError(f"{(wrong or ['per_task'])[0]!r} of another kind in {str(path)!r}", expected, hint)
     for key in ("method", "stream"):
         if not results.get(key):
             raise InputError(f"no {key!r} in {str(path)!r}", expected, hint)
@@ -47,7 +51,8 @@ def _folders(path: Path) -> Iterable[Path]:
     for folder, inner, files in os.walk(path):
         # reference runs repeat what the run around them already says, and what it started from is another task;
         # pointed at directly they are runs like any other
-        left_out = {REFERENCES, SOURCE} if RESULTS in files else {REFERENCES}
+        is_run = RESULTS in files or ".hydra" in inner  # the second has not come to its results yet
+        left_out = {REFERENCES, SOURCE} if is_run else {REFERENCES}
         inner[:] = sorted(name for name in inner if name not in left_out)
         if RESULTS in files:
             yield Path(folder)

@@ -11,6 +11,8 @@ _ELSEWHERE = {
     *("num_workers", "output_dir", "references", "reference_methods", "report", "resume", "root", "run_dir", "verbose"),
     *("default_root_dir", "dirpath", "folder", "run_folder", "save_dir"),
 }
+# of these, what says which data a stream is of
+_DATA = {"root", "folder", "dirpath"}
 TARGET = "_target_"
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 # keys of the group `stream` that say how data are fed and not which tasks there are
@@ -27,13 +29,32 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in (config or {}).items() if isinstance(config, Mapping) else ():
         name = str(key)
-        if name in _ELSEWHERE or name == "seed" or name.endswith("_seed"):
+        is_data = name in _DATA and prefix.startswith("stream.")
+        if (name in _ELSEWHERE and not is_data) or _is_seed(name):
             continue
         if isinstance(value, Mapping) and value:
             found.update(flat(value, f"{prefix}{name}."))
         else:
             found[prefix + name] = value
     return found
+
+
+def seeds(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The seeds of a config and its sections, by dotted key.
+
+    Example:
+        >>> seeds({"seed": 1, "model": {"lr": 0.1, "seed": 3}})
+        {'seed': 1, 'model.seed': 3}
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        name = str(key)
+        found |= {prefix + name: value} if _is_seed(name) else seeds(value, f"{prefix}{name}.")
+    return found
+
+
+def _is_seed(name: str) -> bool:
+    return name == "seed" or name.endswith("_seed")
 
 
 def defines_tasks(key: str) -> bool:
@@ -44,7 +65,7 @@ def defines_tasks(key: str) -> bool:
         (True, False, False)
     """
     group, _, rest = key.partition(".")
-    return group == "stream" and rest.rpartition(".")[2] not in _FEEDING
+    return key == "limit_tasks" or (group == "stream" and rest.rpartition(".")[2] not in _FEEDING)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:

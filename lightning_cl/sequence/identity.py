@@ -15,7 +15,9 @@ OUTSIDE = {
     *("data_dir", "download", "num_workers", "accelerator", "logger", "resume", "hydra"),
     *("reference_methods", "progress_bar", "prune"),
 }
-GROWABLE = ("stream.n_tasks", "limit_tasks")
+# of these also what a section takes: a model may have a ``prune`` or ``logger`` that decides
+PLACES = {"data_dir", "download", "num_workers", "accelerator"}
+GROWABLE = ("stream.n_tasks", "stream.transform.n_tasks", "limit_tasks")
 NOT_COMPARED = ("run_dir", "trainer", "loggers", "config")
 
 
@@ -30,7 +32,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if str(key) not in OUTSIDE:
+        if str(key) not in (PLACES if prefix else OUTSIDE):
             flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
 

@@ -59,6 +59,8 @@ def _write(state: SequenceState, run_dir: Path, weights: dict[str, Any], learner
 def find_boundary(state: SequenceState) -> dict[str, Any] | None:
     """The record of the boundary from which a run goes on; None if there is nothing to go on from.
 
+    Joint training on more tasks than before begins anew.
+
     Where a file of the newest boundary is damaged, it is the boundary before, and the log says so.
 
     Raises:
@@ -76,6 +78,9 @@ def find_boundary(state: SequenceState) -> dict[str, Any] | None:
         return None
     saved = newest_intact(run_dir)
     refuse_changes(state, saved, run_dir)
+    if state.settings.training_data == "all" and saved["n_tasks"] < state.n_tasks:
+        clear(run_dir)  # one fit of all tasks: that of fewer is not its beginning
+        return None
     _tidy(run_dir, {saved["checkpoint"], saved["previous"], INITIAL, f"fit-{saved['checkpoint']}"})
     return saved
 
@@ -121,7 +126,7 @@ def clear(run_dir: Path) -> None:
 
 def _tidy(run_dir: Path, keep: set[str | None]) -> None:
     """Remove boundaries and mid-fit checkpoints other than these, and what a kill has left of files half written."""
-    for pattern in ("task*-stage*.ckpt", "task*-stage*.json", "fit-*.ckpt", "fit-*.sum", ".task*.tmp", ".fit-*.tmp"):
+    for pattern in ("task*-stage*.ckpt", "task*-stage*.json", "fit-*.ckpt", "fit-*.sum", ".*task*.tmp", ".*fit-*.tmp"):
         for file in (run_dir / "checkpoints").glob(pattern):
             if file.name.split(".")[0] not in keep:
                 file.unlink(missing_ok=True)

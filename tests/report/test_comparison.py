@@ -75,3 +75,14 @@ def test_a_copy_is_not_another_seed():
     assert rows[0].average_accuracy.values == (0.8, 0.9)
     # another order of classes is another run
     assert comparison_table([run_of(0.8), run_of(0.8, class_order_seed=1)])[0].n == 2
+    # and so is one whose parts have other seeds
+    runs = [run_of(0.8, config={"seed": 0, "stream": {"seed": i}}) for i in (0, 1)]
+    assert comparison_table(runs)[0].n == 2
+
+
+def test_data_of_another_folder_and_fewer_tasks_are_another_stream():
+    configs = [{"stream": {"dataset": {"train": {"root": root}}}, "limit_tasks": n} for root, n in [("a", 2), ("b", 2)]]
+    rows = comparison_table([run_of(0.9, 0, config=configs[0]), run_of(0.1, 1, config=configs[1])])
+    assert [(row.stream, row.n) for row in rows] == [("split_digits (root=a)", 1), ("split_digits (root=b)", 1)]
+    rows = comparison_table([run_of(0.9, config={"limit_tasks": n}) for n in (1, 2)])
+    assert [(row.stream, row.rank) for row in rows] == [(f"split_digits (limit_tasks={n})", 1) for n in (1, 2)]

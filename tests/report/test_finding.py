@@ -15,6 +15,13 @@ def test_finds_runs_at_any_depth_once_and_leaves_references_out(tmp_path):
     assert [run.folder for run in gather([two / "results.json"])] == [two]
 
 
+def test_what_a_run_starts_from_is_left_out_before_it_has_results(tmp_path):
+    run = write_run(tmp_path / "a", example_results())
+    write_run(tmp_path / "b" / "source", example_results("naive"))
+    (tmp_path / "b" / ".hydra").mkdir()
+    assert [found.folder for found in gather([tmp_path])] == [run]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -23,6 +30,8 @@ def test_finds_runs_at_any_depth_once_and_leaves_references_out(tmp_path):
         ('{"schema": 2}', "schema=2"),
         ('{"schema": 1, "accuracy_matrix": 3}', "accuracy_matrix=3"),
         ('{"schema": 1, "accuracy_matrix": [[0.5]], "method": "er"}', "no 'stream'"),
+        ('{"schema": 1, "accuracy_matrix": [[0.5]], "metric": "accuracy"}', "'metric' of another kind"),
+        ('{"schema": 1, "accuracy_matrix": [[0.5]], "per_task": [5]}', "'per_task' of another kind"),
     ],
 )
 def test_unreadable_files_are_named_and_the_rest_is_read(tmp_path, content, said):

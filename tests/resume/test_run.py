@@ -74,6 +74,13 @@ def test_other_callbacks_are_refused(tmp_path: Path):
         run_sequence(module(), stream(), [Replay(3), Replay(4)], run_dir=tmp_path / "new", trainer=trainer())
 
 
+def test_what_lies_outside_lies_at_the_top_of_a_config_only(tmp_path: Path):
+    config = {"model": {"prune": 0.0, "logger": "a"}, "prune": {"after": None}, "logger": "a"}
+    learn(tmp_path, config=config, kill_at=("batch end", 3))
+    with pytest.raises(InputError, match=r"\(model\.logger: 'a' -> 'b', model\.prune: 0\.0 -> 0\.5\)"):
+        learn(tmp_path, config={"model": {"prune": 0.5, "logger": "b"}, "prune": {"after": 1}, "logger": "b"})
+
+
 @pytest.mark.parametrize("name", ["er", "ewc+er"])
 def test_a_stream_that_grew_trains_its_new_tasks_only(name: str, tmp_path: Path):
     tasks = stream(n_classes=6)
@@ -91,6 +98,15 @@ def test_a_stream_that_grew_trains_its_new_tasks_only(name: str, tmp_path: Path)
     grown, expected = contents(tmp_path / "grown"), contents(tmp_path / "whole")
     del grown["progress"]["rows"], expected["progress"]["rows"]  # of other lengths; the matrix has been compared
     assert differences(grown, expected) == []
+
+
+def test_joint_training_on_more_tasks_begins_anew(tmp_path: Path):
+    tasks = stream(n_classes=6)
+    _, whole = learn(tmp_path / "whole", "naive", stream=tasks, training_data="all")
+    learn(tmp_path / "grown", "naive", stream=tasks, training_data="all", limit_tasks=2)
+    _, grown = learn(tmp_path / "grown", "naive", stream=tasks, training_data="all")
+    assert without_times(grown) == without_times(whole)
+    assert differences(contents(tmp_path / "grown"), contents(tmp_path / "whole")) == []
 
 
 def test_a_stream_that_shrank_or_changed_is_refused(tmp_path: Path):
