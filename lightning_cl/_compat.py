@@ -77,10 +77,18 @@ def ended_normally(trainer: Any) -> bool:
         return True
     if epochs not in (None, -1) and trainer.fit_loop.epoch_progress.current.processed >= epochs:
         return True
-    # the epoch may be epoch 0
-    reasons = [getattr(callback, "stopping_reason", None) for callback in trainer.early_stopping_callbacks]
-    epochs_stopped = [getattr(callback, "stopped_epoch", 0) for callback in trainer.early_stopping_callbacks]
-    return any(epochs_stopped) or any(getattr(reason, "value", 0) for reason in reasons)
+    return any(_has_stopped(callback, trainer.current_epoch) for callback in trainer.early_stopping_callbacks)
+
+
+def _has_stopped(early_stopping: Any, epochs: int) -> bool:
+    """Whether it is ``EarlyStopping`` that has stopped a fit after so many epochs, the last of them included."""
+    reason = getattr(getattr(early_stopping, "stopping_reason", None), "name", "NOT_STOPPED")
+    epoch = getattr(early_stopping, "stopped_epoch", 0)  # may be epoch 0
+    # used again, it keeps what it said of an earlier fit, but begins to wait anew with each better value
+    if (not epoch and reason == "NOT_STOPPED") or epoch < epochs - 1:
+        return False
+    waits = reason in ("NOT_STOPPED", "PATIENCE_EXHAUSTED")
+    return not waits or getattr(early_stopping, "wait_count", 0) >= getattr(early_stopping, "patience", 0)
 
 
 def training_was_finished(trainer: Any, checkpoint: dict[str, Any]) -> bool:

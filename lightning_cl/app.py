@@ -68,9 +68,8 @@ def run_job(cfg: DictConfig) -> dict[str, Any]:
     if before != as_json(results):
         page.unlink(missing_ok=True)
     write_json(run_dir / "results.json", results)
-    if (
-        not page.is_file() or not page.stat().st_size
-    ):  # drawing takes longer than everything else in a run that had finished before
+    # drawing takes longer than everything else in a run that had finished before
+    if not page.is_file() or not page.stat().st_size:
         report.write_report(run_dir)
     if single:
         report.matrix_table(results, report=page)
@@ -176,7 +175,9 @@ def recorded_config(cfg: DictConfig, name: str) -> dict[str, Any]:
     from lightning_cl.finetuning.schedule_text import phases_from_yaml
 
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    for section in (config.get("callbacks") or {}).values():
+    for key, section in list((config.get("callbacks") or {}).items()):
+        if isinstance(section, dict) and "_target_" not in section:
+            del config["callbacks"][key]  # settings of a method that is not chosen
         if isinstance(section, dict) and isinstance(section.get("phases"), str):
             # a schedule is a file to be edited: what it says makes the run, not its name
             with contextlib.suppress(OSError, ValueError):  # told by the callback

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -17,6 +18,17 @@ from lightning_cl import _compat
 from lightning_cl.callbacks._patch import InstancePatch
 from tests.callbacks.ewc_examples import Net, data
 from tests.callbacks.replay_examples import fit
+
+
+class Logs(Net):
+    """Logs one of these values in each epoch."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__()
+        self.values = values
+
+    def on_train_epoch_end(self) -> None:
+        self.log("loss", self.values[self.current_epoch])
 
 
 class AtEnd(Callback):
@@ -48,6 +60,21 @@ def test_ended_normally(options: dict[str, Any], stop: int, normal: bool):
     watch = AtEnd(stop)
     fit(Net(), data(0), watch, **options)
     assert watch.answer is normal
+
+
+def test_what_early_stopping_said_of_an_earlier_fit_is_no_end_of_this_one():
+    stopping, watch = EarlyStopping("loss", patience=2, check_on_train_epoch_end=True), AtEnd()
+    fit(Logs([1.0] * 9), data(0), watch, stopping, max_epochs=9)
+    assert (stopping.stopped_epoch, watch.answer) == (2, True)
+    stopped = AtEnd(stop=3)  # in the first epoch, before early stopping looks; then in the third
+    fit(Logs([0.5] * 9), data(0), stopped, stopping, max_epochs=9, min_epochs=0)
+    assert stopped.answer is False
+    steps = len(data(0))
+    stopped = AtEnd(stop=2 * steps + 1)
+    fit(Logs([0.4, 0.3, 0.2, 0.1]), data(0), stopped, stopping, max_epochs=9, min_epochs=0)
+    assert stopped.answer is False
+    fit(Logs([1.0] * 9), data(0), watch, stopping, max_epochs=9)
+    assert watch.answer is True
 
 
 @pytest.mark.parametrize(("epochs", "finished"), [(2, True), (3, False)])

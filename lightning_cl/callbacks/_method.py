@@ -140,7 +140,7 @@ class MethodCallback(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Consolidate, if training came to its own end."""
         if not _compat.ended_normally(trainer):
-            log.info("%s: training was stopped; the task is not consolidated", self.state_key)
+            log.warning("%s: training was stopped; the task is not consolidated", self.state_key)
             return
         self.phase = "trained"
         if self.consolidate_when == "auto":

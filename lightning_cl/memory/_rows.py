@@ -1,5 +1,6 @@
 """Rows of one column of a table: a tensor that grows in both directions, or a list."""
 
+import logging
 from typing import Any
 
 import torch
@@ -8,9 +9,13 @@ from torch import Tensor
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import Leaf, common_shape, pad_to, select_leaf
 
+log = logging.getLogger(__name__)
+
 
 class TensorRows:
     """CPU rows of one dtype; grows by doubling, and pads all rows when longer ones arrive (token batches)."""
+
+    _warned = False
 
     def __init__(self, path: str, like: Tensor) -> None:
         self.path = path
@@ -35,6 +40,14 @@ class TensorRows:
         assert isinstance(rows, Tensor)
         if rows.shape[1:] != self.data.shape[1:]:
             shape = common_shape(self.path, self.data.shape[1:], rows.shape[1:])
+            # a head that grows has wider logits; tokens are integers
+            is_input = rows.is_floating_point() and not self.path.startswith("extra:")
+            if is_input and len(self.data) and not self._warned:
+                self._warned = True
+                log.warning(
+                    "leaf %r: %s beside %s in a memory; both are padded with zeros to %s, in the batches too",
+                    *(self.path, tuple(rows.shape[1:]), tuple(self.data.shape[1:]), tuple(shape)),
+                )
             if shape != self.data.shape[1:]:
                 self._reshape(shape)
             rows = pad_to(self.path, rows, shape)

@@ -275,3 +275,19 @@ def test_a_deletion_repeated_on_an_older_state_leaves_the_place_empty_as_long(tm
         for memory in (ram, again):
             memory.add({"id": torch.arange(start, start + 4)})
         assert sorted(ram.ids.tolist()) == sorted(again.ids.tolist())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("storage", ["ram", "disk"])
+def test_inputs_of_another_shape_are_padded_with_a_warning(
+    storage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    memory = Memory(9, storage=storage, path=tmp_path if storage == "disk" else None)
+    logits = {"logits": torch.ones(2, 3)}
+    memory.add({"x": torch.ones(2, 4, 4), "tokens": torch.ones(2, 5).long()}, extras=logits)
+    memory.add({"x": torch.ones(2, 4, 4), "tokens": torch.ones(2, 7).long()}, extras={"logits": torch.ones(2, 6)})
+    assert caplog.records == []
+    for _ in range(2):
+        memory.add({"x": torch.ones(2, 2, 2), "tokens": torch.ones(2, 5).long()}, extras=logits)
+    (record,) = caplog.records
+    assert "leaf 'x': (2, 2) beside (4, 4) in a memory" in record.getMessage()
+    assert float(memory.at(slice(None))["x"].sum()) == 4 * 16 + 4 * 4
