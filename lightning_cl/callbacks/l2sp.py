@@ -73,6 +73,10 @@ class L2SP(QuadraticPenalty):
         self.beta, self.find_head = float(beta), head is None
         self._pretrained: list[str] = []
 
+    @property
+    def _held(self) -> list[str]:
+        return [name for name in self._pretrained if name in self.importance]
+
     def _on_task_start(self, trainer: Any, module: Any) -> None:
         self._cover(module)
 
