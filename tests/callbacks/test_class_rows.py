@@ -40,9 +40,7 @@ def fit(net: Net, method: Any) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "name", sorted(ALL.keys() - {"l2sp"})
-)  # that pulls a head towards zero, whose ever its rows are
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"l2sp"}))  # its head is pulled towards zero
 def test_rows_of_other_classes_are_refused(name: str):
     make: Callable[..., Any] = ALL[name]
     for classes in (["ant", "cat", "dog"], ["red", "blue"], ["dog"]):
