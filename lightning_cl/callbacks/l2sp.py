@@ -146,7 +146,7 @@ class L2SP(QuadraticPenalty):
 
 
 def _classifiers(module: nn.Module) -> list[str]:
-    """Names of the layers that ``replace_head`` would replace, or of the last Linear layer of the depth groups' head."""
+    """Names of the layers that ``replace_head`` would replace, or of the last Linear layer of the head's group."""
     try:
         return find_heads(module)
     except InputError:
