@@ -36,7 +36,7 @@ class MethodCallback(Callback):
         select: Weights to consolidate with: ``"last"``, or ``"best"`` of the Trainer's ``ModelCheckpoint`` (loaded for
             the consolidation only).
         state_path: File that is written atomically at each consolidation and read at the start, so that the next task
-            can be another process.
+            can be another process; not written in a ``fast_dev_run``.
     """
 
     #: whether consolidation reads the task's data
@@ -169,7 +169,7 @@ class MethodCallback(Callback):
                 pl_module.load_state_dict(last)
         self.n_tasks += 1
         self.phase = "consolidated"
-        if self.state_path is not None:
+        if self.state_path is not None and not getattr(trainer, "fast_dev_run", False):
             state = self.state_dict()  # in every process: some gather
             if is_first():
                 save_state(self.state_path, state)
