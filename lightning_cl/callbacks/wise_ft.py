@@ -56,6 +56,7 @@ class WiSEFT(MethodCallback):
     """
 
     needs_data = False
+    changes_weights = True
 
     def __init__(
         self,
