@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from lightning_cl import EWC, FineTuningModule, InputError, WiSEFT, run_sequence
+from lightning_cl import EWC, Adapters, FineTuningModule, InputError, WiSEFT, run_sequence
 from lightning_cl.callbacks._alpha_curve import best_alpha
 from lightning_cl.functional import interpolate
 from lightning_cl.streams import Stream, TensorData
@@ -116,6 +116,16 @@ def test_it_goes_from_the_best_weights_and_stays_where_it_went(alpha: float, tmp
     kept = torch.load(best.best_model_path, weights_only=True)["state_dict"]
     assert same(state_of(net), interpolate(start, kept, alpha))
     assert all(torch.equal(net.get_parameter(name), value) for name, value in ewc.anchor.items())
+
+
+def test_adapters_stand_before_it():
+    net = Net()
+    with pytest.raises(InputError, match=r"WiSEFT before Adapters.*; expected Adapters first. HINT"):
+        fit(net, data(0), WiSEFT(0.0, alphas=[]), Adapters())
+    net, x = Net(), data(0).dataset.tensors[0]
+    before = net.eval()(x)
+    fit(net.train(), data(0), Adapters(), WiSEFT(0.0, alphas=[]))
+    assert torch.equal(net.eval()(x), before)
 
 
 def test_previous_is_the_task_before_and_pretrained_the_first():
