@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_cl.callbacks._freezing_phases import Phase
 from lightning_cl.callbacks._freezing_plan import Part
 from lightning_cl.callbacks._freezing_rates import Law, extend, new_group, refuse_unknown
 from lightning_cl.errors import InputError
@@ -30,7 +31,7 @@ def add_missing_groups(optimizers: list[Any], schedulers: list[Any], parts: list
             )
         if missing:
             why = f"{len(missing)} parameters of {part.phase.what} that no optimizer holds"
-            _add(_the_one(optimizers, why), schedulers, missing, part.phase.lr, why)
+            _add(_the_one(optimizers, why), schedulers, missing, part.phase, why)
             held |= {id(p) for p in missing.values()}
 
 
@@ -71,11 +72,11 @@ def _the_one(optimizers: list[Any], why: str) -> Any:
     return optimizers[0]
 
 
-def _add(optimizer: Any, schedulers: list[Any], missing: dict[str, Any], lr: float | None, why: str) -> None:
+def _add(optimizer: Any, schedulers: list[Any], missing: dict[str, Any], phase: Phase, why: str) -> None:
     mine = [s for s in schedulers if getattr(s, "optimizer", optimizer) is optimizer]
     refuse_unknown(optimizer, mine, why)
-    law = Law(optimizer, mine, lr)
+    law = Law(optimizer, mine, phase.lr)
     named = "param_names" in optimizer.param_groups[0]
     parameters = list(missing.items()) if named else list(missing.values())
-    optimizer.add_param_group(new_group(optimizer, parameters, law))
+    optimizer.add_param_group(new_group(optimizer, parameters, law, phase.what))
     extend(mine, law)

@@ -1,6 +1,7 @@
 """LR schedulers that take one more parameter group, as if it had been there when they were made."""
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -46,10 +47,13 @@ def walk(schedulers: list[Any]) -> Iterator[Any]:
             yield from walk([s for s in inner if isinstance(s, LRScheduler)])
 
 
-def new_group(optimizer: Any, parameters: list[Any], law: Law) -> dict[str, Any]:
-    """A parameter group with all settings of the first one and its own learning rates."""
+def new_group(optimizer: Any, parameters: list[Any], law: Law, called: str) -> dict[str, Any]:
+    """A parameter group with all settings of the first one, its own learning rates, and a name where those have one."""
     first = optimizer.param_groups[0]
     group = {key: _clone(value) for key, value in first.items() if key not in ("params", "param_names")}
+    if "name" in first:  # LearningRateMonitor wants each once
+        taken = {other.get("name") for other in optimizer.param_groups}
+        group["name"] = next(name for n in count(1) if (name := called if n == 1 else f"{called} ({n})") not in taken)
     group.update({key: law(first[key]) for key in SCALED_KEYS if key in first})
     if "min_lr" in first and law.has_peak:  # of OneCycleLR, a fraction of the peak
         group["min_lr"] = law(first["min_lr"])

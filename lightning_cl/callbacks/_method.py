@@ -34,7 +34,7 @@ class MethodCallback(Callback):
         name: Distinguishes several callbacks of one class on a Trainer.
         consolidate: ``"auto"`` at the end of each ``fit``; ``"manual"`` when you call :meth:`consolidate`.
         select: Weights to consolidate with: ``"last"``, or ``"best"`` of the Trainer's ``ModelCheckpoint`` (loaded for
-            the consolidation only).
+            the consolidation only, but for methods that change the weights by it).
         state_path: File that is written atomically at each consolidation and read at the start, so that the next task
             can be another process; not written with ``fast_dev_run``.
     """
@@ -43,6 +43,8 @@ class MethodCallback(Callback):
     needs_data = True
     #: whether it works on parameters that FSDP2 shards
     supports_sharding = False
+    #: whether consolidation leaves the module with other weights, which are then those that stay
+    changes_weights = False
     #: whether every task has to bring a class that is new
     needs_new_classes = False
 
@@ -161,11 +163,12 @@ class MethodCallback(Callback):
             dataloader = plain_loader(trainer, pl_module)
         reshard(pl_module)
         same_buffers(pl_module)
-        last = self._load_best(trainer, pl_module)
+        last, keeps = self._load_best(trainer, pl_module), False
         try:
             self._consolidate(trainer, pl_module, dataloader)
+            keeps = self.changes_weights
         finally:
-            if last is not None:
+            if last is not None and not keeps:
                 pl_module.load_state_dict(last)
         self.n_tasks += 1
         self.phase = "consolidated"

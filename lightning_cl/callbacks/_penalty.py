@@ -6,6 +6,7 @@ from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
+from lightning_cl.callbacks._class_rows import class_rows, refuse_other_rows
 from lightning_cl.callbacks._kept_penalty import KeptPenalty
 from lightning_cl.callbacks._lambda import Lambda, Schedule, Strength
 from lightning_cl.callbacks._penalty_options import KeptOptions, PenaltyOptions
@@ -53,8 +54,8 @@ class QuadraticPenalty(KeptPenalty):
 
     Raises:
         InputError: For values outside these ranges, patterns that match nothing, importances that are not finite or
-            all zero, a file that does not fit, a sharded strategy, a fused optimizer with a gradient scaler, and steps
-            of optimizers that Lightning does not see.
+            all zero, a classifier with the rows of other classes, a file that does not fit, a sharded strategy, a fused
+            optimizer with a gradient scaler, and steps of optimizers that Lightning does not see.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class QuadraticPenalty(KeptPenalty):
         self._guard = StabilityGuard(unstable)
         self._hooks = StepHooks()
         self._plans: dict[int, PenaltyPlan] = {}
+        self._rows: dict[str, list[str]] = {}  # class names, of classifiers that know them
         # optimizers whose gradients have been seen and that have not stepped since
         self._prepared: set[int] = set()
         self._started = self._resumed = False
@@ -121,8 +123,9 @@ class QuadraticPenalty(KeptPenalty):
         refuse_scaled_gradients(trainer)
         if self.apply == "proximal":
             refuse_unknown_steps(trainer.optimizers)
-        self._selected(pl_module)
+        selected = self._selected(pl_module)
         self._take_file(pl_module)
+        refuse_other_rows(pl_module, [name for name in self._held if name in selected], self._rows)
         self._started = self._started and self._resumed
         self._resumed = False
         super().on_fit_start(trainer, pl_module)
@@ -193,6 +196,11 @@ class QuadraticPenalty(KeptPenalty):
     # mechanics ----------------------------------------------------------------------------------------------------
 
     @property
+    def _held(self) -> list[str]:
+        """Names of the parameters that are pulled towards values of their own."""
+        return list(self.importance)
+
+    @property
     def _gathers(self) -> bool:
         """Whether the importance is gathered on the way, from every step's gradients."""
         hooks = ("_before_step", "_after_penalty")
@@ -233,15 +241,23 @@ class QuadraticPenalty(KeptPenalty):
     def _forget_plans(self) -> None:
         self._plans = {}
 
+    def consolidate(self, trainer: Any, pl_module: Any, dataloader: Any = None) -> None:
+        """See :meth:`~lightning_cl.callbacks._method.MethodCallback.consolidate`."""
+        if self.phase != "consolidated" or trainer is None:
+            self._rows = class_rows(pl_module)
+        super().consolidate(trainer, pl_module, dataloader)
+
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         super()._consolidate(trainer, module, loader)
         self._started = False
 
     def _state(self) -> dict[str, Any]:
         guess = {} if self._strength.guess is None else {"lambda": self._strength.guess}
-        return {**super()._state(), "started": self._started, **guess}
+        rows = {"rows": self._rows} if self._rows else {}
+        return {**super()._state(), "started": self._started, **guess, **rows}
 
     def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
         self._started = state.get("started", False)
         self._strength.guess = state.get("lambda")
+        self._rows = state.get("rows", {})

@@ -75,6 +75,7 @@ class BiC(MixedMemory):
     """
 
     needs_labels = True
+    changes_weights = True
     needs_new_classes = True
     order = -5
 

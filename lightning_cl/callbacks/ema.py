@@ -63,6 +63,7 @@ class EMA(EMAWeightAveraging):
             update_starting_at_epoch=update_starting_at_epoch,
         )
         self.decay = float(decay)
+        self._finished = False  # a checkpoint's training; then nothing follows its loading
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """A fit begins: no average yet."""
@@ -72,12 +73,14 @@ class EMA(EMAWeightAveraging):
         if strategy in _compat.SHARDED:
             raise InputError(f"strategy {strategy!r} with EMA", "whole parameters", "use strategy='auto' or 'ddp'")
         self._average_model = None
+        self._finished = False
         self._latest_update_step, self._latest_update_epoch = 0, -1
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """The module has grown by now, and so has what the checkpoint's average is loaded into."""
         if trainer.state.fn == "fit":
             self._begin(pl_module)
+            self._finished = "current_model_state" in checkpoint and _compat.training_was_finished(trainer, checkpoint)
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -86,6 +89,8 @@ class EMA(EMAWeightAveraging):
             self._begin(pl_module)
         assert self._average_model is not None
         self._average_model.to(self._device or pl_module.device)
+        if self._finished:
+            self._copy_average_to_current(pl_module)
 
     def _begin(self, module: Any) -> None:
         average = AveragedModel(torch.nn.Module(), use_buffers=self._use_buffers, **self._kwargs)
@@ -93,7 +98,11 @@ class EMA(EMAWeightAveraging):
         self._average_model = average
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Give the module the averaged weights."""
+        """Give the module the averaged weights; without an update it keeps those that were trained."""
+        assert self._average_model is not None
+        if not int(self._average_model.n_averaged):
+            log.warning("EMA: no update in %d steps, the weights are not averaged; begin earlier", trainer.global_step)
+            return
         updates = trainer.global_step // self.update_every_n_steps
         if self.decay**updates > 0.05 and self.update_starting_at_step is None:
             share = f"{self.decay**updates:.0%} of the average are the weights after its first update"

@@ -109,6 +109,7 @@ class FreezingSchedule(Callback):
         self._plateau, self._steps = Plateau(), PlateauSteps()
         self._part: FrozenPart | None = None
         self._restored = False
+        self._begun = False  # by this fit, or by the one that a checkpoint is of
         self._groups_saved: list[int] = []  # of each optimizer in the checkpoint
         self._rows: list[tuple[str, ...]] = []  # of the table
         self._shown: list[tuple[str, ...]] = []
@@ -130,10 +131,13 @@ class FreezingSchedule(Callback):
                 "phases or a recipe beside another FreezingSchedule", "one schedule", "put all phases in it"
             )
         refuse_endless(self.arguments.phases, trainer)
-        self._restored, self._groups_saved = False, []
+        self._restored, self._begun, self._groups_saved = False, False, []
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Note how many parameter groups are coming."""
+        """Note how many parameter groups are coming; ``LearningRateFinder`` puts back what was before our groups."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        if self._groups_saved or not state.get("begun", True):
+            return
         self._groups_saved = [len(state["param_groups"]) for state in checkpoint.get("optimizer_states", [])]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -141,6 +145,7 @@ class FreezingSchedule(Callback):
         if not self._restored:
             self.thawed, self._plateau, self._steps = 1, Plateau(), PlateauSteps()
             self.arguments.find(trainer, pl_module, self.name, self.table and trainer.is_global_zero)
+        self._begun = True
         plan = self.arguments.plan(pl_module)
         refuse_endless([part.phase for part in plan.parts], trainer)
         self.thawed = min(self.thawed, len(plan.parts))
@@ -249,10 +254,13 @@ class FreezingSchedule(Callback):
         """How many phases are thawed, and how long the plateau has been waited for."""
         plateau, steps = self._plateau.state(), self._steps.state()
         found = {"found": self.arguments.found} if self.arguments.auto else {}
-        return {"version": 1, "thawed": self.thawed, "plateau": plateau, "lr_steps": steps, **found}
+        begun = self._begun or self._restored
+        return {"version": 1, "begun": begun, "thawed": self.thawed, "plateau": plateau, "lr_steps": steps, **found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on as saved."""
+        """Go on as saved; a state of before a fit's start is none (``LearningRateFinder`` writes and reads one)."""
+        if not state_dict.get("begun", True):
+            return
         self.thawed, self._restored = int(state_dict["thawed"]), True
         self._plateau.load(state_dict["plateau"])
         self._steps.load(state_dict["lr_steps"])

@@ -119,6 +119,10 @@ class KroneckerEWC(QuadraticPenalty):
         """Bytes of factors, matrices, importances and anchors."""
         return super().nbytes + sum(block.nbytes for block in self.blocks.values())
 
+    @property
+    def _held(self) -> list[str]:
+        return [*super()._held, *(name for block in self.blocks.values() for name in block.layer.names)]
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """See whether consolidation will work, and whether SGD can be stable."""
         super().on_train_start(trainer, pl_module)

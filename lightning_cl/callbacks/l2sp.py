@@ -11,6 +11,9 @@ from torch import nn
 from lightning_cl._sharded_tensors import shard_like, whole_tensor
 from lightning_cl.callbacks._penalty import PenaltyOptions, QuadraticPenalty
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning._adapter_layers import within
+from lightning_cl.finetuning._find_head import find_heads
+from lightning_cl.finetuning.depth_groups import depth_groups
 from lightning_cl.functional.path_integral import with_corner
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,8 @@ class L2SP(QuadraticPenalty):
         lambda_: Strength of the pull towards the pretrained weights, >= 0; with 0 beta is off too.
         beta: Strength of the pull of the others towards zero, >= 0. A ``lambda_schedule`` is for both.
         head: Regular expressions on the names of the head's parameters, ``[]`` for none. By default those of the
-            module's ``head``, or else of its last ``nn.Linear``; the log says which.
+            module's ``head``, or else of the classifier that :func:`~lightning_cl.finetuning.replace_head` would find,
+            or else of the last ``nn.Linear`` of the depth groups' head; the log says which.
         name, apply, lambda_schedule, include, exclude, consolidate, select, state_path: See
             :class:`~lightning_cl.callbacks._penalty.QuadraticPenalty`. It has no ``importance_path``, and ``normalize``
             does nothing.
@@ -72,6 +76,10 @@ class L2SP(QuadraticPenalty):
             ) from error
         self.beta, self.find_head = float(beta), head is None
         self._pretrained: list[str] = []
+
+    @property
+    def _held(self) -> list[str]:
+        return [name for name in self._pretrained if name in self.importance]
 
     def _on_task_start(self, trainer: Any, module: Any) -> None:
         self._cover(module)
@@ -119,16 +127,10 @@ class L2SP(QuadraticPenalty):
                     some = ", ".join(named[-4:])
                     raise InputError(f"head={pattern.pattern!r}", "a name of some parameter", f"some are {some}")
             return {name for name in named if any(pattern.search(name) for pattern in self.head)}
-        if isinstance(getattr(module, "head", None), nn.Module):
-            return {name for name in named if name.startswith("head.")}
-        linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-        if not linear:
-            raise InputError(
-                f"{type(module).__name__} without a head or an nn.Linear",
-                "a head that can be found",
-                "give head='fc', or head=[]",
-            )
-        return {name for name in named if name.startswith(f"{linear[-1]}.")}
+        head = getattr(module, "head", None)
+        own = isinstance(head, nn.Module) and next(head.parameters(), None) is not None
+        layers = ["head"] if own else _classifiers(module)
+        return {name for name in named if within(name, layers)}
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         self._cover(module)
@@ -141,3 +143,20 @@ class L2SP(QuadraticPenalty):
     def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
         self._pretrained = list(state["pretrained"])
+
+
+def _classifiers(module: nn.Module) -> list[str]:
+    """Names of the layers that ``replace_head`` would replace, or of the last Linear layer of the head's group."""
+    try:
+        return find_heads(module)
+    except InputError:
+        linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        raise InputError(
+            f"{type(module).__name__} without a head or an nn.Linear",
+            "a head that can be found",
+            "give head='fc', or head=[]",
+        )
+    group = next((group for group in depth_groups(module) if group.name == "head"), None)
+    inside = [name for name in linear if group and any(within(each, [name]) for each in group.parameters)]
+    return [(inside or linear)[-1]]

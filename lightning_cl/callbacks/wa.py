@@ -59,6 +59,7 @@ class WA(MethodCallback):
     """
 
     needs_data = False
+    changes_weights = True
     needs_new_classes = True
 
     def __init__(

@@ -10,7 +10,9 @@ from torch import Tensor
 from lightning_cl.callbacks._alpha_curve import Line, best_alpha, mean, validated
 from lightning_cl.callbacks._gather import from_first
 from lightning_cl.callbacks._method import MethodCallback
+from lightning_cl.callbacks.adapters import Adapters
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning._adapter_record import record_of
 from lightning_cl.functional.seeding import derive_seed
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class WiSEFT(MethodCallback):
     """
 
     needs_data = False
+    changes_weights = True
 
     def __init__(
         self,
@@ -120,6 +123,13 @@ class WiSEFT(MethodCallback):
                 f"choose={self.choose!r} with WiSEFT in a Trainer of {trainer.world_size} process(es)",
                 "a number, or run_sequence",
                 "give a fixed alpha: choose=0.5",
+            )
+        behind = trainer.callbacks[trainer.callbacks.index(self) + 1 :] if self in trainer.callbacks else []
+        if any(isinstance(callback, Adapters) for callback in behind) and not record_of(pl_module):
+            raise InputError(
+                "WiSEFT before Adapters, whose weights before the fit it would not know",
+                "Adapters first",
+                "callbacks=[Adapters(...), WiSEFT(...)], or method=[lora,wise_ft]",
             )
         if not self._before:
             self._before = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 
 from lightning_cl import EMA, EWC, InputError, Replay, WiSEFT, run_sequence
@@ -161,6 +161,31 @@ def test_a_slow_average_of_a_short_fit_is_said(caplog: pytest.LogCaptureFixture)
     said = [record.getMessage() for record in caplog.records if "EMA" in record.getMessage()]
     assert said == ["EMA: 99% of the average are the weights after its first update (decay=0.999, "
                     "8 updates); a smaller decay forgets them"]  # fmt: skip
+
+
+def test_without_an_update_the_trained_weights_stay(caplog: pytest.LogCaptureFixture):
+    plain, net = Net(), Net()
+    fit(plain, data(0))
+    with caplog.at_level(logging.WARNING, logger="lightning_cl"):
+        fit(net, data(0), EMA(0.5, update_starting_at_step=1000))
+    assert torch.equal(net.weights, plain.weights)
+    assert [r.getMessage() for r in caplog.records if "EMA" in r.getMessage()] == [
+        "EMA: no update in 8 steps, the weights are not averaged; begin earlier"
+    ]
+
+
+def test_a_finished_training_that_is_resumed_ends_with_the_average(tmp_path: Path):
+    ends, anchors = [], []
+    for resume in (None, tmp_path / "last.ckpt"):
+        net, ewc = Net(), EWC(1.0)
+        keep = [ModelCheckpoint(tmp_path, save_last=True)] if resume is None else []
+        loops = Trainer(max_epochs=2, accelerator="cpu", callbacks=[EMA(0.7), ewc, *keep], logger=False,
+                        enable_checkpointing=resume is None, enable_progress_bar=False)  # fmt: skip
+        loops.fit(net, data(0), ckpt_path=resume, weights_only=True if resume else None)
+        ends.append(state_of(net))
+        anchors.append(ewc.anchor)
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert all(torch.equal(value, anchors[1][name]) for name, value in anchors[0].items())
 
 
 @pytest.mark.parametrize("kill_at", [("batch start", 2), ("batch end", 5), ("epoch start", 4), ("train end", 8)])

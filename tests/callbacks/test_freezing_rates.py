@@ -55,6 +55,14 @@ def test_same_as_if_it_had_been_there(scheduler: str, optimizer: str):
     assert its.state_dict().keys() == schedule(make([parameter()])).state_dict().keys()
 
 
+def test_named_groups_stay_apart():
+    """``LearningRateMonitor`` refuses two groups of one name."""
+    optimizer = SGD([{"params": [parameter()], "name": "head"}, {"params": [parameter()], "name": "all"}], lr=0.1)
+    parts = [Part(Phase(what, "epoch", 1, None), {"a": parameter()}) for what in ("stem", "all")]
+    add_missing_groups([optimizer], [], parts)
+    assert [group["name"] for group in optimizer.param_groups] == ["head", "all", "stem", "all (2)"]
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_its_own_rate_follows_the_same_law(scheduler: str):
     """What torch would do with a group of another rate; with two peaks where the peak is the scheduler's."""

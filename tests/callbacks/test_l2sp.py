@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_cl import L2SP, FineTuningModule
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning import replace_head
 from tests.callbacks.ewc_examples import Gradients, Net, data
 from tests.callbacks.path_examples import Double, Loop, lightning
 from tests.callbacks.replay_examples import fit
@@ -187,3 +188,22 @@ class Convolution(Net):
 def test_a_head_that_is_not_found_is_refused(module: Any, head: Any, message: str):
     with pytest.raises(InputError, match=message):
         L2SP(1.0, head=head).consolidate(None, module())
+
+
+class Before(Net):
+    """The head is defined first; the last Linear layer is the body's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.ModuleDict({"fc": nn.Linear(4, 2), "body": nn.Sequential(nn.Linear(4, 4), nn.ReLU())})
+
+
+@pytest.mark.parametrize("head", [None, "linear", "mlp", "cosine"])
+def test_a_replaced_head_is_the_head_and_no_pretrained_layer_is(head: Any):
+    made, l2sp = Before() if head is None else Net(), L2SP(1.0, beta=0.5)
+    if head is not None:
+        replace_head(made.net, 3, name="2", head=head)
+    l2sp.consolidate(None, made)
+    where = "net.fc." if head is None else "net.2."
+    expected = {name for name, _ in made.named_parameters() if name.startswith(where)}
+    assert {name for name, value in l2sp.importance.items() if float(value.max()) == 0.5} == expected

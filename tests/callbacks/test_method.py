@@ -155,6 +155,12 @@ print("TASKS", ewc.n_tasks)
 """
 
 
+def test_a_fast_dev_run_leaves_state_path_alone(tmp_path: Path):
+    path = tmp_path / "ewc.pt"
+    fit(Net(), data(0), EWC(50.0, state_path=path), fast_dev_run=True)
+    assert not path.exists()
+
+
 def test_state_path_carries_over_to_a_new_process(tmp_path: Path):
     path = tmp_path / "deep" / "ewc.pt"
     run = [sys.executable, "-c", PROCESS, str(path), "0"]

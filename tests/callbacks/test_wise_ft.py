@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from lightning_cl import EWC, FineTuningModule, InputError, WiSEFT, run_sequence
+from lightning_cl import EWC, Adapters, FineTuningModule, InputError, WiSEFT, run_sequence
 from lightning_cl.callbacks._alpha_curve import best_alpha
 from lightning_cl.functional import interpolate
 from lightning_cl.streams import Stream, TensorData
@@ -102,6 +103,29 @@ def test_other_methods_consolidate_what_it_chose():
     before, after = ends()
     chosen = interpolate(before, after, 0.4)
     assert all(torch.equal(value, chosen[name]) for name, value in ewc.anchor.items())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_it_goes_from_the_best_weights_and_stays_where_it_went(alpha: float, tmp_path: Path):
+    net, start = Validated(), state_of(Validated())
+    best = ModelCheckpoint(tmp_path, monitor="val_accuracy", mode="min")
+    wise, ewc = WiSEFT(alpha, alphas=[], select="best"), EWC(1.0)
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    made = Trainer(accelerator="cpu", max_epochs=3, callbacks=[wise, ewc, best], num_sanity_val_steps=0, **quiet)
+    made.fit(net, data(0), data(0, n=60))
+    kept = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+    assert same(state_of(net), interpolate(start, kept, alpha))
+    assert all(torch.equal(net.get_parameter(name), value) for name, value in ewc.anchor.items())
+
+
+def test_adapters_stand_before_it():
+    net = Net()
+    with pytest.raises(InputError, match=r"WiSEFT before Adapters.*; expected Adapters first. HINT"):
+        fit(net, data(0), WiSEFT(0.0, alphas=[]), Adapters())
+    net, x = Net(), data(0).dataset.tensors[0]
+    before = net.eval()(x)
+    fit(net.train(), data(0), Adapters(), WiSEFT(0.0, alphas=[]))
+    assert torch.equal(net.eval()(x), before)
 
 
 def test_previous_is_the_task_before_and_pretrained_the_first():
