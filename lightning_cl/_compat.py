@@ -77,16 +77,20 @@ def ended_normally(trainer: Any) -> bool:
         return True
     if epochs not in (None, -1) and trainer.fit_loop.epoch_progress.current.processed >= epochs:
         return True
-    return any(_has_stopped(callback, trainer.current_epoch) for callback in trainer.early_stopping_callbacks)
+    # with a minimum, a fit goes on after it has been told to stop
+    epochs = 0 if trainer.min_epochs or trainer.min_steps else trainer.current_epoch
+    return any(_has_stopped(callback, epochs) for callback in trainer.early_stopping_callbacks)
 
 
 def _has_stopped(early_stopping: Any, epochs: int) -> bool:
-    """Whether it is ``EarlyStopping`` that has stopped a fit after so many epochs, the last of them included."""
+    """Whether it is ``EarlyStopping`` that has stopped a fit of so many epochs, the last included; of 0, ever."""
     reason = getattr(getattr(early_stopping, "stopping_reason", None), "name", "NOT_STOPPED")
     epoch = getattr(early_stopping, "stopped_epoch", 0)  # may be epoch 0
     # used again, it keeps what it said of an earlier fit, but begins to wait anew with each better value
     if (not epoch and reason == "NOT_STOPPED") or epoch < epochs - 1:
         return False
+    if not epochs:
+        return True
     waits = reason in ("NOT_STOPPED", "PATIENCE_EXHAUSTED")
     return not waits or getattr(early_stopping, "wait_count", 0) >= getattr(early_stopping, "patience", 0)
 

@@ -77,6 +77,12 @@ def test_what_early_stopping_said_of_an_earlier_fit_is_no_end_of_this_one():
     assert watch.answer is True
 
 
+def test_early_stopping_that_a_minimum_has_overruled_is_an_end():
+    stopping, watch = EarlyStopping("loss", patience=1, check_on_train_epoch_end=True), AtEnd()
+    fit(Logs([1.0, 1.0, 0.5, 0.4, 0.3, 0.2]), data(0), watch, stopping, max_epochs=6, min_epochs=4)
+    assert (stopping.stopped_epoch, stopping.wait_count, watch.answer) == (1, 0, True)
+
+
 @pytest.mark.parametrize(("epochs", "finished"), [(2, True), (3, False)])
 def test_training_was_finished(tmp_path: Path, epochs: int, finished: bool):
     trainer = fit(Net(), data(0), max_epochs=2)

@@ -1,12 +1,13 @@
-"""Whose the rows of a classifier are, so that a penalty does not pull one class's row to another's."""
+"""Whose the rows of a classifier are, so that what is kept of one class is not used for another."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_cl.errors import InputError
 
-HINT = "put new classes behind the old ones; for other classes leave the head out of the penalty: exclude={!r}"
+BEHIND = "put new classes behind the old ones"
+EXCLUDE = BEHIND + "; for other classes leave the head out of the penalty: exclude={!r}"
 
 
 def class_rows(module: nn.Module) -> dict[str, list[str]]:
@@ -28,13 +29,16 @@ def class_rows(module: nn.Module) -> dict[str, list[str]]:
     return found
 
 
-def refuse_other_rows(module: nn.Module, held: Iterable[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a classifier whose rows are no more those of the classes for which importances are kept.
+def refuse_other_rows(
+    module: nn.Module, held: Iterable[str], rows: Mapping[str, Sequence[str]], hint: str = EXCLUDE
+) -> None:
+    """Refuse a classifier whose rows are no more those of the classes for which something is kept.
 
     Args:
         module: The module, before a fit.
-        held: Names of parameters with an importance.
+        held: Names of parameters for which it is.
         rows: What :func:`class_rows` found when it was taken.
+        hint: What to do; may name the pattern of the layer's parameters.
 
     Raises:
         InputError: With the classes then and now.
@@ -44,5 +48,22 @@ def refuse_other_rows(module: nn.Module, held: Iterable[str], rows: Mapping[str,
         old, new = rows.get(name, []), now.get(name, [])
         if any(a != b for a, b in zip(old, new, strict=False)):
             layer = name.rpartition(".")[0]
-            given = f"{layer or name} with the classes {list(new)}, penalised as {list(old)}"
-            raise InputError(given, "the old classes first, in their order", HINT.format(f"^{layer}\\."))
+            given = f"{layer or name} with the classes {list(new)}, kept as {list(old)}"
+            raise InputError(given, "the old classes first, in their order", hint.format(f"^{layer}\\."))
+
+
+def refuse_shrunk(named: Mapping[str, Tensor], importance: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that are smaller than when their importance was taken: they may grow only.
+
+    Raises:
+        InputError: With the name of the first, and both shapes.
+    """
+    for name, value in importance.items():
+        now = named[name].shape if name in named else value.shape
+        if len(now) != value.dim() or any(a < b for a, b in zip(now, value.shape, strict=True)):
+            pattern = f"^{name.rpartition('.')[0] or name}"
+            raise InputError(
+                f"{name} of shape {tuple(now)}, of which an importance of shape {tuple(value.shape)} is kept",
+                "a parameter that is as it was, or has grown",
+                f"for another head leave it out of the penalty: exclude={pattern!r}",
+            )

@@ -43,6 +43,10 @@ class InstancePatch:
             self.owner.__dict__[self.method] = before
         return True
 
+    def __reduce__(self) -> Any:
+        # torch.save(module) inside a fit writes the class's own method, bound to what is read
+        return getattr, (self.owner, self.method)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         owner = memo.get(id(self.owner), self.owner)
         if self._before is not None:

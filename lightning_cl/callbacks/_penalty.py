@@ -6,7 +6,7 @@ from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
-from lightning_cl.callbacks._class_rows import class_rows, refuse_other_rows
+from lightning_cl.callbacks._class_rows import class_rows, refuse_other_rows, refuse_shrunk
 from lightning_cl.callbacks._kept_penalty import KeptPenalty
 from lightning_cl.callbacks._lambda import Lambda, Schedule, Strength
 from lightning_cl.callbacks._penalty_options import KeptOptions, PenaltyOptions
@@ -125,7 +125,9 @@ class QuadraticPenalty(KeptPenalty):
             refuse_unknown_steps(trainer.optimizers)
         selected = self._selected(pl_module)
         self._take_file(pl_module)
-        refuse_other_rows(pl_module, [name for name in self._held if name in selected], self._rows)
+        held = [name for name in self._held if name in selected]
+        refuse_other_rows(pl_module, held, self._rows)
+        refuse_shrunk(selected, {name: self.importance[name] for name in held if name in self.importance})
         self._started = self._started and self._resumed
         self._resumed = False
         super().on_fit_start(trainer, pl_module)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_cl.callbacks._class_rows import BEHIND, class_rows, refuse_other_rows
 from lightning_cl.callbacks._hub import TrainingStepHub, loss_of, with_loss
 from lightning_cl.callbacks._loss_weights import loss_weights
 from lightning_cl.callbacks._method import MethodCallback
@@ -102,6 +103,7 @@ class LwF(MethodCallback):
         self.outputs = StepOutputs("LwF", logits_fn)
         self.teacher = Teacher()
         self.groups: list[list[int]] = []
+        self._rows: dict[str, list[str]] = {}  # class names of the teacher's classifier, if it knows them
         self._module: Any = None
         self._hub: TrainingStepHub | None = None
         self._forget_the_fit()
@@ -125,6 +127,11 @@ class LwF(MethodCallback):
         self._module = pl_module
         self._hub = TrainingStepHub.attach(pl_module, self._distil, name="LwF", around=self._around)
         self.outputs.attach(pl_module)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse a classifier that has other classes where the teacher had its own."""
+        refuse_other_rows(pl_module, self._rows, self._rows, f"{BEHIND}, or start with a new LwF")
+        super().on_fit_start(trainer, pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was."""
@@ -199,11 +206,14 @@ class LwF(MethodCallback):
 
     def _consolidate(self, trainer: Any, module: Any, loader: Any) -> None:
         self.teacher.take(module)
+        self._rows = class_rows(module)
         self.groups = [list(group) for group in getattr(module, "logit_groups", [])]
 
     def _state(self) -> dict[str, Any]:
-        return {"teacher": dict(self.teacher.tensors), "groups": [list(group) for group in self.groups]}
+        rows = {"rows": self._rows} if self._rows else {}
+        return {"teacher": dict(self.teacher.tensors), "groups": [list(group) for group in self.groups], **rows}
 
     def _load(self, state: dict[str, Any]) -> None:
         self.teacher.tensors = dict(state["teacher"])
         self.groups = [list(group) for group in state["groups"]]
+        self._rows = state.get("rows", {})

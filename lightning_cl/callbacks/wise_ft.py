@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_cl.callbacks._alpha_curve import Line, best_alpha, mean, validated
+from lightning_cl.callbacks._class_rows import BEHIND, class_rows, refuse_other_rows
 from lightning_cl.callbacks._gather import from_first
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks.adapters import Adapters
@@ -103,6 +104,7 @@ class WiSEFT(MethodCallback):
         self.curve: list[float | None] = []
         self.done = 0  # tasks whose weights have been moved
         self._before: dict[str, Any] = {}
+        self._rows: dict[str, list[str]] = {}  # class names of its classifier, if it knows them
         self._in_a_sequence = False
 
     @property
@@ -136,6 +138,7 @@ class WiSEFT(MethodCallback):
                 name: value.detach().cpu().clone() if isinstance(value, Tensor) else value
                 for name, value in pl_module.state_dict().items()
             }
+            self._rows = class_rows(pl_module)
             self._refuse_unknown()
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -143,6 +146,8 @@ class WiSEFT(MethodCallback):
         tensors = {name: value for name, value in self._before.items() if isinstance(value, Tensor)}
         shared = from_first(tensors, trainer.strategy.root_device)
         self._before.update({name: value.cpu() for name, value in shared.items()})
+        held = [name for name in self._rows if not self._taken(name)]
+        refuse_other_rows(pl_module, held, self._rows, f"{BEHIND}, or take the new head: fine_tuned={{!r}}")
         super().on_fit_start(trainer, pl_module)
 
     def _refuse_unknown(self) -> None:
@@ -250,11 +255,12 @@ class WiSEFT(MethodCallback):
         return sets + ([("test", each.name, each.test) for each in tests] if self.test_curve else [])
 
     def _state(self) -> dict[str, Any]:
-        return {"before": dict(self._before), "alpha": self.alpha, "curve": list(self.curve), "done": self.done}
+        rows = {"rows": self._rows} if self._rows else {}
+        return {"before": dict(self._before), "alpha": self.alpha, "curve": list(self.curve), "done": self.done, **rows}
 
     def _load(self, state: dict[str, Any]) -> None:
         self._before, self.alpha = dict(state["before"]), state["alpha"]
-        self.curve, self.done = list(state["curve"]), state["done"]
+        self.curve, self.done, self._rows = list(state["curve"]), state["done"], state.get("rows", {})
 
 
 def _is_share(value: Any) -> bool:

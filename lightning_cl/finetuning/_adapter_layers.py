@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lightning_cl.errors import InputError
+from lightning_cl.finetuning._beside_base import beside_base
 
 #: attention that reads its layers' weights without calling them (the latter are torchvision's)
 READS_WEIGHTS = ("MultiheadAttention", "ShiftedWindowAttention", "ShiftedWindowAttentionV2")
@@ -52,7 +53,7 @@ def head_paths(model: nn.Module, head: str | Sequence[str] | None) -> list[str]:
         return paths
     if hasattr(model, "learn_classes"):
         return ["head", "rule"]
-    known = _heads_of_transformers(modules)
+    known = beside_base(modules)
     if known is not None:
         return known
     linear = [name for name, part in modules.items() if isinstance(part, nn.Linear) or hasattr(part, "similarities")]
@@ -68,23 +69,6 @@ def head_paths(model: nn.Module, head: str | Sequence[str] | None) -> list[str]:
             "name it: head='classifier'; head=None trains the adapters alone",
         )
     return [linear[-1]]
-
-
-def _heads_of_transformers(modules: dict[str, nn.Module]) -> list[str] | None:
-    """What stands beside the base model of the first transformers model that has a head; None if none has."""
-    for path, part in modules.items():
-        base = getattr(part, "base_model_prefix", None)
-        if not isinstance(base, str) or not base or not isinstance(getattr(part, base, None), nn.Module):
-            continue
-        words = getattr(getattr(part, "config", None), "vocab_size", None)
-        children = [(name, child) for name, child in part.named_children() if name != base]
-        beside = [(name, child) for name, child in children if next(child.parameters(), None) is not None]
-        sizes = {m.out_features for _, child in beside for m in child.modules() if isinstance(m, nn.Linear)}
-        if words is not None and words in sizes:
-            return []
-        if beside:
-            return [f"{path}.{name}" if path else name for name, _ in beside]
-    return None
 
 
 def adaptable(model: nn.Module, kind: str, heads: Sequence[str]) -> dict[str, nn.Module]:

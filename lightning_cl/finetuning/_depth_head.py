@@ -21,6 +21,20 @@ def split_head(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
     return [p for p in pieces if id(p) not in head], [p for p in pieces if id(p) in head]
 
 
+def with_beside(head: Sequence[Piece], pieces: Sequence[Piece], beside: Sequence[str]) -> list[Piece]:
+    """The head, with all that is beside a transformers base model if it is a part of that: it is new together.
+
+    A plain base model leaves DistilBERT's ``pre_classifier`` at random, too.
+    """
+    members = [p for p in pieces if any(p.name == path or p.name.startswith(f"{path}.") for path in beside)]
+    inside = {id(p) for p in members}
+    named = [p for p in head if p.kind != "parameter"]
+    if not named or not all(id(p) in inside for p in named) or not _may_be_head(members):
+        return list(head)
+    inside |= {id(p) for p in head}
+    return [p for p in pieces if id(p) in inside]
+
+
 def _called_head(pieces: Sequence[Piece]) -> list[Piece]:
     """What is called so and can be one, outermost."""
     found: dict[str, list[Piece]] = {}

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_cl import EWC, InputError, KroneckerEWC
+from lightning_cl import EWC, InputError, KroneckerEWC, LwF, WiSEFT
 from lightning_cl.finetuning import replace_head
 from tests.callbacks.penalty_examples import METHODS
 
@@ -65,3 +65,33 @@ def test_rows_may_be_added_and_a_head_left_out(name: str):
     replace_head(net.net, ["red", "blue"], name="2")
     fit(net, method)
     assert method.n_tasks == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [(LwF, "start with a new LwF"), (lambda: WiSEFT(0.5, anchor="pretrained"), r"fine_tuned='\^net")],
+    ids=["LwF", "WiSEFT"],
+)
+def test_a_teacher_and_pretrained_weights_are_of_their_classes_too(make: Callable[[], Any], hint: str):
+    net, method = Net(), make()
+    fit(net, method)
+    again = make()
+    again.load_state_dict(method.state_dict())
+    replace_head(net.net, ["ant", "cat", "dog"], name="2")
+    for each in (method, again):
+        with pytest.raises(InputError, match=rf"net\.2 with the classes \['ant'.*\['cat', 'dog'\].*{hint}"):
+            fit(net, each)
+    net = Net()
+    replace_head(net.net, ["cat", "dog", "owl"], name="2")
+    fit(net, again)
+    assert again.n_tasks == 2
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"l2sp"}))
+def test_a_head_that_shrinks_is_named(name: str):
+    net, method = Net(), METHODS[name](1.0)
+    net.net[2] = nn.Linear(5, 3)
+    fit(net, method)
+    net.net[2] = nn.Linear(5, 2)
+    with pytest.raises(InputError, match=r"net\.2\.weight of shape \(2, 5\).*\(3, 5\) is kept.*exclude='\^net\.2'"):
+        fit(net, method)

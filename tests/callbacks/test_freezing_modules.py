@@ -263,3 +263,18 @@ def test_module_of_the_other_package():
     fit_plain(module, batches, schedule, each, package=pytorch_lightning, max_epochs=2)
     assert moved(each, "out.weight") == [True] * 3
     assert moved(each, "encoder.2.weight") == [False, True, True]
+
+
+def test_a_module_with_a_frozen_part_is_pickled_inside_a_fit(tmp_path: Any):
+    class Save(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            torch.save(pl_module.backbone, tmp_path / f"{trainer.current_epoch}.pt")
+
+    net = Net()
+    train(net, FreezingSchedule(phases=THAW), Save(), epochs=2)
+    for epoch in range(2):
+        # pickle, because a whole module is read
+        read = torch.load(tmp_path / f"{epoch}.pt", weights_only=False)
+        assert read.train() is read
+        assert read.training
+        assert all(part.training for part in read.modules())

@@ -164,6 +164,21 @@ def test_transformers():
     assert names(depth_groups(bert(layers=1))) == ["stem", "stage1", "head"]  # a single layer is a block too
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_all_that_is_new_beside_a_transformers_base_is_the_head(wrapped: bool):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=50)
+    model = transformers.DistilBertForSequenceClassification(config)
+    groups = depth_groups(Wrapped(net=model) if wrapped else model)
+    start = "net." if wrapped else ""
+    assert groups[-1].name == "head"
+    assert groups[-1].modules == (f"{start}pre_classifier", f"{start}classifier")
+    check(Wrapped(net=model) if wrapped else model, groups)
+    # its base alone, and one with a language-model head, are as they were
+    assert depth_groups(transformers.DistilBertForMaskedLM(config))[-1].parameters
+    assert depth_groups(model.distilbert)[-1].parameters
+
+
 @pytest.mark.parametrize(("kind", "n"), [("ResNet", 4), ("Swin", 4), ("ConvNext", 4), ("ViT", 6), ("MobileNetV2", 6)])
 def test_transformers_for_images(kind: str, n: int):
     transformers = pytest.importorskip("transformers")
