@@ -1,10 +1,12 @@
-"""What a composed config must be before anything of it is built."""
+"""What a composed config must be before anything of it is built, and what is written down of it."""
 
+import contextlib
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_cl._conf import conf_dir
 from lightning_cl._overrides import close_keys
@@ -94,3 +96,18 @@ def _check_section(key: str, section: Any) -> None:
     if key in CALLED_LATER and section.get("_partial_") is not True:
         given = f"{key}._partial_={section.get('_partial_')!r}"
         raise InputError(given, "true, because it is built later, more than once", "leave it as it is")
+
+
+def recorded_config(cfg: DictConfig, name: str) -> dict[str, Any]:
+    """The plain values that go into the results of a run of the method ``name``, and identify it."""
+    from lightning_cl.finetuning.schedule_text import phases_from_yaml
+
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key, section in list((config.get("callbacks") or {}).items()):
+        if isinstance(section, dict) and "_target_" not in section:
+            del config["callbacks"][key]  # settings of a method that is not chosen
+        if isinstance(section, dict) and isinstance(section.get("phases"), str):
+            # a schedule is a file to be edited: what it says makes the run, not its name
+            with contextlib.suppress(OSError, ValueError):  # told by the callback
+                section["phases"] = phases_from_yaml(Path(section["phases"]).read_text())
+    return {key: value for key, value in config.items() if key not in ("loggers",)} | {"method": name}

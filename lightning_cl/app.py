@@ -1,6 +1,5 @@
 """From a composed config to a finished run folder."""
 
-import contextlib
 import logging
 import sys
 import warnings
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_cl._conf import run_method
 from lightning_cl._messages import constructor_error
-from lightning_cl._sections import check_config, refuse_unknown_keys
+from lightning_cl._sections import check_config, recorded_config, refuse_unknown_keys
 from lightning_cl.errors import InputError
 from lightning_cl.files import as_json, write_json
 from lightning_cl.pruning import Pruning, pruner
@@ -168,21 +167,6 @@ def _refuse_processes(trainer: Callable[..., Any]) -> None:
             "jobs of one process, or a launcher that starts the processes",
             "set trainer.devices=1, or hydra/launcher=submitit_slurm with its tasks_per_node",
         )
-
-
-def recorded_config(cfg: DictConfig, name: str) -> dict[str, Any]:
-    """The plain values that go into the results of a run of the method ``name``, and identify it."""
-    from lightning_cl.finetuning.schedule_text import phases_from_yaml
-
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    for key, section in list((config.get("callbacks") or {}).items()):
-        if isinstance(section, dict) and "_target_" not in section:
-            del config["callbacks"][key]  # settings of a method that is not chosen
-        if isinstance(section, dict) and isinstance(section.get("phases"), str):
-            # a schedule is a file to be edited: what it says makes the run, not its name
-            with contextlib.suppress(OSError, ValueError):  # told by the callback
-                section["phases"] = phases_from_yaml(Path(section["phases"]).read_text())
-    return {key: value for key, value in config.items() if key not in ("loggers",)} | {"method": name}
 
 
 def build_trainer(cfg: DictConfig) -> Callable[..., Any]:

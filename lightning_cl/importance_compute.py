@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lightning_cl import app
 from lightning_cl._conf import conf_dir, register_resolvers
 from lightning_cl._overrides import with_plus
+from lightning_cl._sections import recorded_config
 from lightning_cl._types import refuse_wrong_kinds
 from lightning_cl.errors import InputError
 from lightning_cl.files import load_state
@@ -68,7 +69,7 @@ def compute(request: Request) -> tuple[ImportanceFile, list[str]]:
     with composed(overrides) as cfg:
         if run is not None:
             refuse_foreign_code(OmegaConf.to_container(cfg), run.folder)
-        refuse_wrong_kinds(app.recorded_config(cfg, request.method))
+        refuse_wrong_kinds(recorded_config(cfg, request.method))
         stream = instantiate(cfg.stream, _convert_="all")
         module = app.build_module(cfg, stream)
         trainer = app.build_trainer(cfg)(logger=False, enable_checkpointing=False)
@@ -124,7 +125,7 @@ def overrides_of(run: Run) -> list[str]:
     if not (run.folder / "model.ckpt").is_file():
         raise InputError(f"no model.ckpt in {str(run.folder)!r}", "a finished run", "let it finish first")
     with composed(overrides) as cfg:
-        config = app.recorded_config(cfg, run.method)
+        config = recorded_config(cfg, run.method)
     if config_hash(config) != run.results.get("config_hash"):
         raise InputError(
             f"the overrides of {str(run.folder)!r} ({' '.join(overrides)}) give another config now",

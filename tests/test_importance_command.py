@@ -262,12 +262,12 @@ def test_code_that_a_run_folder_names_is_not_run(run: Path, call: Call, tmp_path
 
 
 def _hash(overrides: list[str], method: str) -> Any:
-    from lightning_cl import app
+    from lightning_cl._sections import recorded_config
     from lightning_cl.importance_compute import composed
     from lightning_cl.sequence.identity import config_hash
 
     with composed(overrides) as cfg:
-        return config_hash(app.recorded_config(cfg, method))
+        return config_hash(recorded_config(cfg, method))
 
 
 @pytest.mark.slow

@@ -144,6 +144,11 @@ def importance_pass(
         yield TaskBatches(trainer, module, loader, first_batch_only)
 
 
+def _is_batch(batch: Any) -> bool:
+    """Not what a collate function gives that had nothing to give."""
+    return batch is not None
+
+
 class TaskBatches:
     """The loader's batches on the module's device, beside its ``dataset``; unsplittable ones as single samples."""
 
@@ -151,7 +156,7 @@ class TaskBatches:
         self.trainer, self.module, self.loader, self.first_only = trainer, module, loader, first_only
         self.dataset: Any = getattr(loader, "dataset", None)
         # one pass only: some loaders count what is done with their batches, others cannot be read twice
-        self.iterator = iter(loader)
+        self.iterator = filter(_is_batch, loader)
         try:
             # a loader that measures what is done with its batches must not begin before the pass does
             self.peeked = hasattr(loader, "peek")

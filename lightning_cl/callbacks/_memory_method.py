@@ -3,7 +3,6 @@
 import inspect
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_cl import _compat
+from lightning_cl.callbacks._drawn import Drawn, like, own_size, passing
 from lightning_cl.callbacks._hub import TrainingStepHub
 from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.callbacks._memory_filling import MemoryFilling
@@ -18,26 +18,10 @@ from lightning_cl.callbacks._patch import InstancePatch
 from lightning_cl.callbacks._plain_loader import plain_loader
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
-from lightning_cl.functional.batches import clone_batch, concatenate, leaves, rebuild, select
+from lightning_cl.functional.batches import clone_batch, leaves, rebuild, select
 from lightning_cl.memory import find_labels
 
 HOOK = "on_after_batch_transfer"
-#: See :func:`own_size`; one entry for each memory that the batch is passing.
-_PASSING: list[int] = []
-
-
-@dataclass
-class Drawn:
-    """Memory samples as a batch of the user's structure, what is stored beside them, and where they are stored."""
-
-    batch: Any
-    extras: dict[str, Tensor]
-    slots: Tensor
-
-    def part(self, where: slice) -> "Drawn":
-        """Some of the samples."""
-        extras = {name: extra[where] for name, extra in self.extras.items()}
-        return Drawn(select(self.batch, where), extras, self.slots[where])
 
 
 class MemoryMethod(MemoryFilling):
@@ -216,11 +200,8 @@ class MemoryMethod(MemoryFilling):
             return original(batch, *args, **kwargs)
         self._armed = False
         drawn = self._take(batch)
-        _PASSING.append(own_size(batch))
-        try:
+        with passing(batch):
             return self._incoming(batch, drawn, lambda of: original(of, *args, **kwargs))
-        finally:
-            _PASSING.pop()
 
     def _take(self, batch: Any) -> list[Drawn]:
         """Memory samples in the structure of ``batch``, on its devices; an empty list when there is none to replay."""
@@ -278,7 +259,7 @@ class MemoryMethod(MemoryFilling):
             )
         device = next((leaf.device for leaf in found.values() if isinstance(leaf, Tensor)), torch.device("cpu"))
         extras = {name: extra.to(device) for name, extra in self.memory.extras(slots).items()}
-        drawn = rebuild(batch, {path: _like(leaf, found[path]) for path, leaf in stored.items()})
+        drawn = rebuild(batch, {path: like(leaf, found[path]) for path, leaf in stored.items()})
         if self.memory.stores_references and self._patch is not None:
             # what is stored has passed this hook when it was stored, what is read again has not
             name = "on_before_batch_transfer"
@@ -289,21 +270,3 @@ class MemoryMethod(MemoryFilling):
         self._armed = self._seen_a_batch = False
         self.drawn, self.step_extras = [], {}
         self._pending.clear()
-
-
-def own_size(batch: Any) -> int:
-    """How many samples of a batch on its way are the loader's; another memory's may stand behind them."""
-    return _PASSING[-1] if _PASSING else size_of(batch)
-
-
-def behind(batch: Any, drawn: list[Drawn]) -> Any:
-    """The batch with the samples of the first draw behind its own; the batch itself if there is none."""
-    return concatenate(batch, drawn[0].batch) if drawn else batch
-
-
-def _like(leaf: Any, other: Any) -> Any:
-    """A memory leaf on the device of the batch's, in its floating dtype (half-precision inputs)."""
-    if not isinstance(leaf, Tensor) or not isinstance(other, Tensor):
-        return leaf
-    both_floating = leaf.is_floating_point() and other.is_floating_point()
-    return leaf.to(device=other.device, dtype=other.dtype if both_floating else leaf.dtype)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_cl import _compat
-from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind, own_size
+from lightning_cl.callbacks._drawn import Drawn, behind, own_size
+from lightning_cl.callbacks._memory_method import MemoryMethod
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
 from lightning_cl.functional.batches import concatenate, select

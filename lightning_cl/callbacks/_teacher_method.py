@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cl.callbacks._captured import Captured
+from lightning_cl.callbacks._drawn import Drawn, behind
 from lightning_cl.callbacks._hub import loss_of, with_loss
-from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
+from lightning_cl.callbacks._memory_method import MemoryMethod
 from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.callbacks._teacher import Teacher
 from lightning_cl.errors import InputError

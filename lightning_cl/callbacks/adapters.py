@@ -46,6 +46,9 @@ class Adapters(Callback):
             optimizer that does not hold all that is to be trained, and sharded strategies.
     """
 
+    #: what records a module's parameters has to stand behind it
+    adds_parameters = True
+
     def __init__(
         self,
         kind: Literal["lora", "ia3"] = "lora",

@@ -6,9 +6,10 @@ from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
+from lightning_cl.callbacks._drawn import Drawn, behind
 from lightning_cl.callbacks._hub import loss_of, with_loss
 from lightning_cl.callbacks._loss_weights import loss_weights, two_weights
-from lightning_cl.callbacks._memory_method import Drawn, MemoryMethod, behind
+from lightning_cl.callbacks._memory_method import MemoryMethod
 from lightning_cl.callbacks._memory_options import MemoryOptions
 from lightning_cl.errors import InputError
 

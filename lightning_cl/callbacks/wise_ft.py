@@ -11,7 +11,6 @@ from lightning_cl.callbacks._alpha_curve import Line, best_alpha, mean, validate
 from lightning_cl.callbacks._class_rows import BEHIND, class_rows, refuse_other_rows
 from lightning_cl.callbacks._gather import from_first
 from lightning_cl.callbacks._method import MethodCallback
-from lightning_cl.callbacks.adapters import Adapters
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._adapter_record import record_of
 from lightning_cl.functional.seeding import derive_seed
@@ -127,7 +126,7 @@ class WiSEFT(MethodCallback):
                 "give a fixed alpha: choose=0.5",
             )
         behind = trainer.callbacks[trainer.callbacks.index(self) + 1 :] if self in trainer.callbacks else []
-        if any(isinstance(callback, Adapters) for callback in behind) and not record_of(pl_module):
+        if any(getattr(callback, "adds_parameters", False) for callback in behind) and not record_of(pl_module):
             raise InputError(
                 "WiSEFT before Adapters, whose weights before the fit it would not know",
                 "Adapters first",

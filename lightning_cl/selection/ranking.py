@@ -15,6 +15,7 @@ from torch import nn
 
 from lightning_cl import app
 from lightning_cl._messages import one_line
+from lightning_cl._sections import recorded_config
 from lightning_cl._types import refuse_wrong_kinds
 from lightning_cl.errors import InputError
 from lightning_cl.functional.ranking import kendall_w, ranks
@@ -197,7 +198,7 @@ def _built(
 @contextmanager
 def _config(overrides: Sequence[str], own: Sequence[str]) -> Any:
     with composed([*overrides, *own]) as cfg:
-        refuse_wrong_kinds(app.recorded_config(cfg, "select"))
+        refuse_wrong_kinds(recorded_config(cfg, "select"))
         yield cfg
 
 

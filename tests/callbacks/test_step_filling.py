@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from lightning_cl import AGEM, DER, DGR, ERACE, LwF, Replay
+from lightning_cl import AGEM, DER, DGR, ERACE, EWC, MAS, LwF, Replay
 from tests.callbacks.ewc_examples import Net, data
 from tests.callbacks.replay_examples import fit
 
@@ -57,6 +57,8 @@ def test_a_step_that_is_called_off_leaves_no_batch_behind():
         LwF,
         lambda: DGR(hidden=(4,), latent=2, decoder="gaussian"),
         lambda: Replay(10, policy="herding"),
+        lambda: EWC(1.0),
+        lambda: MAS(1.0),
     ],
 )
 def test_a_collate_function_with_nothing_to_give(make: Callable[[], Any], first: bool):
