@@ -12,7 +12,7 @@ from lightning_cl.callbacks._gather import from_first, gather_batch, gather_leav
 from lightning_cl.callbacks._memory_options import MemoryOptions, StorageOptions
 from lightning_cl.callbacks._method import MethodCallback
 from lightning_cl.callbacks._patch import InstancePatch
-from lightning_cl.callbacks._plain_loader import has_length
+from lightning_cl.callbacks._plain_loader import has_length, plain_loader, refuse_several
 from lightning_cl.callbacks._sample_facts import SampleFacts
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
@@ -113,9 +113,13 @@ class MemoryFilling(MethodCallback):
             batch, extras, known = _joined(whole)
             self._offer(batch, extras, **known)
 
-    def _rehearse(self, trainer: Any, module: Any, loader: Any) -> None:
+    def _rehearse(self, trainer: Any, module: Any) -> None:
         """What filling the memory would refuse is refused before the training, not behind it."""
-        if not (self._facts.needs or self.memory.stores_references) or not has_length(loader):
+        if not (self._facts.needs or self.memory.stores_references):
+            refuse_several(trainer, module)
+            return
+        loader = plain_loader(trainer, module)
+        if not has_length(loader):
             return
         with _compat.kept_randomness():
             raw = next((batch for batch in loader if batch is not None), None)

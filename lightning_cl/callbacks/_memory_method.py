@@ -15,7 +15,6 @@ from lightning_cl.callbacks._hub import TrainingStepHub
 from lightning_cl.callbacks._input_errors import input_errors
 from lightning_cl.callbacks._memory_filling import MemoryFilling
 from lightning_cl.callbacks._patch import InstancePatch
-from lightning_cl.callbacks._plain_loader import plain_loader
 from lightning_cl.errors import InputError
 from lightning_cl.functional.batches import batch_size as size_of
 from lightning_cl.functional.batches import clone_batch, leaves, rebuild, select
@@ -153,7 +152,7 @@ class MemoryMethod(MemoryFilling):
         if self.first_epoch is None:
             self.first_epoch = trainer.current_epoch
         if self.consolidate_when == "auto" and self.fill == "consolidate" and not self.off:
-            self._rehearse(trainer, pl_module, plain_loader(trainer, pl_module))
+            self._rehearse(trainer, pl_module)
         self.memory.check_place()  # not in setup: there a checkpoint has not been loaded yet
         if self.memory.stores_references:
             for task in getattr(trainer.datamodule, "seen_tasks", []):

@@ -1,6 +1,6 @@
 """The training data of a task as they are: unmixed, unshuffled, nothing dropped, nothing that was not trained on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -15,19 +15,30 @@ def plain_loader(trainer: Any, module: Any) -> Any:
 
     Of a loader without a length (an ``IterableDataset``, which may have no end) as many batches as were trained on.
     """
-    given = own_loader(trainer, module)
+    given = _own(trainer, module)
     if given is not None:
-        return given
+        return given()
     loader = plain_of(trainer.train_dataloader)
     n = None if has_length(loader) else _compat.batches_trained(trainer)
     return loader if n is None else FirstBatches(loader, n)
 
 
-def own_loader(trainer: Any, module: Any) -> Any:
-    """What ``importance_dataloader()`` gives, if somebody defines it; else None."""
+def refuse_several(trainer: Any, module: Any) -> None:
+    """Refuse training data that cannot be read in order, without asking anybody for a loader.
+
+    Raises:
+        InputError: For several loaders, if nobody defines ``importance_dataloader()``.
+    """
+    if _own(trainer, module) is None:
+        plain_of(trainer.train_dataloader)
+
+
+def _own(trainer: Any, module: Any) -> Callable[[], Any] | None:
+    """``importance_dataloader``, if somebody defines it."""
     for owner in (trainer.datamodule, module):
-        if callable(getattr(owner, "importance_dataloader", None)):
-            return owner.importance_dataloader()
+        given = getattr(owner, "importance_dataloader", None)
+        if callable(given):
+            return given
     return None
 
 

@@ -1,6 +1,5 @@
 """A training step that runs twice, with the same random numbers both times."""
 
-import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,7 +56,9 @@ class SameDraws:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) else pickle.dumps(a) == pickle.dumps(b)
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    return all(np.array_equal(one, two) for one, two in zip(a, b, strict=True))  # numpy's tuples hold an array
 
 
 def _places(device: torch.device) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
