@@ -28,7 +28,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_ranks_agree(tmp_path: Path):
     one, two = in_two_processes(SCRIPT, tmp_path)
     replayed = one.pop("replayed"), two.pop("replayed")

@@ -111,6 +111,7 @@ torch.save(found, pathlib.Path(sys.argv[1]) / f"rank{trainer.global_rank}.pt")
 """
 
 
+@pytest.mark.long
 def test_processes_with_other_samples_choose_alike(tmp_path: Path):
     one, two = in_two_processes(SCRIPT, tmp_path)
     assert one["found"] == two["found"] != []

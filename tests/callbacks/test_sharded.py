@@ -87,7 +87,7 @@ def test_neither_process_keeps_more_than_its_share(first: Any, name: str):
     assert max(one["bytes"], two["bytes"]) < 0.6 * whole
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_goes_from_two_to_one_and_back(first: Any, uninterrupted: Any, folder: Path):
     names = ["ewc", "l2sp", "replay", "lwf"]
     saved = load_state(folder / "two" / "epoch=0.ckpt")["callbacks"]

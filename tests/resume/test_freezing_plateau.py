@@ -161,7 +161,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_resumed_in_two_processes_equals_the_uninterrupted(tmp_path: Path):
     for found in in_two_processes(SCRIPT, tmp_path):
         assert {key: value for key, value in found.items() if value} == {

@@ -81,7 +81,7 @@ memories = [Replay(20, fill="step", storage="disk", path=folder / "memory", name
 """
 
 
-@pytest.mark.parametrize("disk", [False, True])
+@pytest.mark.parametrize("disk", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_killed_and_started_again(tmp_path: Path, disk: bool):
     name = '"naive"' if disk else '"ewc+er"'
     script = SCRIPT.replace("METHOD", name).replace("ON_DISK", ON_DISK if disk else "memories = []")
