@@ -5,6 +5,8 @@ import errno
 import hashlib
 import json
 import os
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,10 +78,10 @@ def as_json(value: Any) -> str:
 
 
 def save_state(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and primitives atomically."""
+    """Write a checkpoint of tensors and primitives atomically; equal states are files of equal size."""
     import torch
 
-    atomic_write(path, lambda file: torch.save(state, file))
+    atomic_write(path, lambda file: torch.save(_interned(state), file))
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -122,6 +124,20 @@ def _is_loadable(value: Any) -> bool:
     if type(value) in (list, tuple):
         return all(_is_loadable(item) for item in value)
     return value is None or type(value) in (str, int, float, bool, bytes) or isinstance(value, torch.Tensor)
+
+
+def _interned(value: Any) -> Any:
+    """The value with one object for equal strings: pickle writes an object once, and refers to it when it comes again,
+    so that a state that has been read from a file would make a file of another size than the same that has not.
+    """
+    if type(value) in (dict, OrderedDict):
+        found = type(value)((_interned(key), _interned(item)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # of a module's state
+            found._metadata = _interned(value._metadata)
+        return found
+    if type(value) in (list, tuple):
+        return type(value)(_interned(item) for item in value)
+    return sys.intern(value) if type(value) is str else value
 
 
 def _finite(value: Any) -> Any:
