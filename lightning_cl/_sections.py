@@ -106,7 +106,7 @@ def recorded_config(cfg: DictConfig, name: str) -> dict[str, Any]:
     for key, section in list((config.get("callbacks") or {}).items()):
         if isinstance(section, dict) and "_target_" not in section:
             del config["callbacks"][key]  # settings of a method that is not chosen
-        if isinstance(section, dict) and isinstance(section.get("phases"), str):
+        elif isinstance(section, dict) and isinstance(section.get("phases"), str):
             # a schedule is a file to be edited: what it says makes the run, not its name
             with contextlib.suppress(OSError, ValueError):  # told by the callback
                 section["phases"] = phases_from_yaml(Path(section["phases"]).read_text())

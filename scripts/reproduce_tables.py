@@ -140,17 +140,16 @@ class Runs:
 def hash_of(*overrides: str) -> str:
     """The hash that a run's own process writes down. Hydra composes in one thread only."""
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
     from lightning_cl._conf import conf_dir, method_name, register_resolvers
     from lightning_cl._overrides import with_plus
+    from lightning_cl._sections import recorded_config
     from lightning_cl.sequence.identity import config_hash
 
     register_resolvers()
     given = with_plus(overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("config", given), resolve=True)
-    return config_hash({k: v for k, v in config.items() if k != "loggers"} | {"method": method_name(overrides)})
+        return config_hash(recorded_config(compose("config", given), method_name(overrides)))
 
 
 # tables ----------------------------------------------------------------------------------------------------------

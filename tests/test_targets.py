@@ -12,6 +12,9 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from lightning_cl.cli import main
+from tests.command_line import Call, call
+
+__all__ = ["call"]  # a fixture
 
 ROOT = Path(__file__).parent.parent
 TARGETS = yaml.safe_load((ROOT / "docs" / "targets.yaml").read_text())
@@ -50,6 +53,19 @@ def test_the_overrides_of_every_row_compose() -> None:
         if row["overrides"]:
             method = [f"experiment={row['experiment']}", f"method={row['method']}"]
             assert hash_of(*method, *row["overrides"]), row
+
+
+def test_a_run_beside_settings_of_other_methods_is_found_again(call: Call, tmp_path: Path) -> None:
+    found = tables()
+    row = ["experiment=der2020/split_mnist", "method=derpp", *found.DIGITS, *found.COMMON]
+    row += ["++trainer.max_steps=1", "limit_tasks=1"]
+    assert (
+        "er_ace"
+        in yaml.safe_load((ROOT / "conf" / "experiment" / "der2020" / "split_mnist.yaml").read_text())["callbacks"]
+    )
+    assert call(*row, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["config_hash"] == found.hash_of(*row)
 
 
 @pytest.mark.long

@@ -11,9 +11,14 @@ _NAMES = re.compile(r"(head|heads|classifier|classification_head|classif|fc|scor
 _ALWAYS_WHOLE = re.compile(r"(head|heads|classification_head)(_\w+)?")
 
 
-def split_head(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """The pieces before the head, and those of the head; numbers that belong to no layer (a temperature) go with it."""
-    chosen = _called_head(pieces) or _last_linear(pieces)
+def split_head(pieces: Sequence[Piece], beside: Sequence[str] = ()) -> tuple[list[Piece], list[Piece]]:
+    """The pieces before the head, and those of the head; numbers that belong to no layer (a temperature) go with it.
+
+    Args:
+        pieces: Of a module.
+        beside: Paths of what it has beside a transformers base model, of which the head may be a part.
+    """
+    chosen = _with_beside(_called_head(pieces) or _last_linear(pieces), pieces, beside)
     numbers = [p for p in pieces if p.kind == "parameter" and all(q.numel() == 1 for q in p.parameters)]
     if not chosen:
         return list(pieces), []
@@ -21,7 +26,7 @@ def split_head(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
     return [p for p in pieces if id(p) not in head], [p for p in pieces if id(p) in head]
 
 
-def with_beside(head: Sequence[Piece], pieces: Sequence[Piece], beside: Sequence[str]) -> list[Piece]:
+def _with_beside(head: Sequence[Piece], pieces: Sequence[Piece], beside: Sequence[str]) -> list[Piece]:
     """The head, with all that is beside a transformers base model if it is a part of that: it is new together.
 
     A plain base model leaves DistilBERT's ``pre_classifier`` at random, too.

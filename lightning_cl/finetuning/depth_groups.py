@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_cl.errors import InputError
 from lightning_cl.finetuning._beside_base import beside_base
-from lightning_cl.finetuning._depth_head import split_head, with_beside
+from lightning_cl.finetuning._depth_head import split_head
 from lightning_cl.finetuning._depth_order import in_forward_order
 from lightning_cl.finetuning._depth_pieces import Piece, pieces_of
 from lightning_cl.finetuning._depth_stages import stages_of
@@ -76,9 +76,7 @@ def depth_groups(module: nn.Module, *, max_groups: int | None = 8, example: Any 
     if example is not None:
         pieces = in_forward_order(module, pieces, example)
     pieces = _owners(pieces)
-    _, head = split_head(pieces)
-    head = with_beside(head, pieces, beside_base(dict(module.named_modules())) or ())
-    body = [piece for piece in pieces if all(piece is not other for other in head)]
+    body, head = split_head(pieces, beside_base(dict(module.named_modules())) or ())
     room = None if max_groups is None else max_groups - bool(head)
     parts = stages_of(body, room)
     called = ["stem", *(f"stage{i}" for i in range(1, len(parts)))][: len(parts)]
