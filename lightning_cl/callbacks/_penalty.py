@@ -245,6 +245,7 @@ class QuadraticPenalty(KeptPenalty):
 
     def consolidate(self, trainer: Any, pl_module: Any, dataloader: Any = None) -> None:
         """See :meth:`~lightning_cl.callbacks._method.MethodCallback.consolidate`."""
+        # here, because KFAC and L2-SP consolidate in their own way
         if self.phase != "consolidated" or trainer is None:
             self._rows = class_rows(pl_module)
         super().consolidate(trainer, pl_module, dataloader)

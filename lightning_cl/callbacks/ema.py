@@ -89,7 +89,7 @@ class EMA(EMAWeightAveraging):
             self._begin(pl_module)
         assert self._average_model is not None
         self._average_model.to(self._device or pl_module.device)
-        if self._finished:
+        if self._finished and int(self._average_model.n_averaged):
             self._copy_average_to_current(pl_module)
 
     def _begin(self, module: Any) -> None:

@@ -174,12 +174,14 @@ def test_without_an_update_the_trained_weights_stay(caplog: pytest.LogCaptureFix
     ]
 
 
-def test_a_finished_training_that_is_resumed_ends_with_the_average(tmp_path: Path):
+@pytest.mark.parametrize("options", [{}, {"update_starting_at_step": 1000}], ids=["averaged", "without an update"])
+def test_a_finished_training_that_is_resumed_ends_as_it_had(options: Any, tmp_path: Path):
     ends, anchors = [], []
     for resume in (None, tmp_path / "last.ckpt"):
         net, ewc = Net(), EWC(1.0)
         keep = [ModelCheckpoint(tmp_path, save_last=True)] if resume is None else []
-        loops = Trainer(max_epochs=2, accelerator="cpu", callbacks=[EMA(0.7), ewc, *keep], logger=False,
+        loops = Trainer(max_epochs=2, accelerator="cpu", callbacks=[EMA(0.7, **options), ewc, *keep],
+                        logger=False,
                         enable_checkpointing=resume is None, enable_progress_bar=False)  # fmt: skip
         loops.fit(net, data(0), ckpt_path=resume, weights_only=True if resume else None)
         ends.append(state_of(net))
